@@ -1,0 +1,53 @@
+# `make demo` and `make test` need nothing but Linux and Python >= 3.11: each creates .venv and installs what it uses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-out
+
+.PHONY: help demo test test-fast check install bench clean system-packages
+help:
+	@echo "make demo       a whole network on this machine, ending in a picture grid and an audit (OUT=$(OUT))"
+	@echo "make test       every test   make test-fast  the quick ones   make check  lint, types, architecture"
+	@echo "make install    all extras that fit this platform   make bench  the measurements"
+
+demo: $(VENV)/.demo
+	$(BIN)/paris-node demo --out $(OUT)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -q
+
+test-fast: $(VENV)/.dev
+	$(BIN)/pytest -q -m "not slow"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/pytest -q tests/test_architecture.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+install: system-packages $(VENV)/.dev
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,light,web,scale,dev]'
+
+# py-libp2p (extra `light`) builds fastecdsa from source.
+system-packages:
+	@{ command -v cc >/dev/null && printf '#include <gmp.h>\n' | cc -E - >/dev/null 2>&1; } || \
+	  { echo "missing: a C compiler and the GMP headers. Add them with: sudo apt-get install gcc libgmp-dev python3-dev" >&2; exit 1; }
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "paris-node needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "missing: the venv module. Add it with: sudo apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info

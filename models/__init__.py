@@ -1,0 +1,1 @@
+"""Torch and nothing else: experts, router, objectives, ensemble, samplers, trainer."""

@@ -1,0 +1,1 @@
+"""The peer: command line, settings, contributor loop, training child process, demo."""

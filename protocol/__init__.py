@@ -1,0 +1,1 @@
+"""The rules and the wire: identity, envelope, records, claims, lineage; `transport/` alone does I/O."""

@@ -1,0 +1,1 @@
+"""I/O of the protocol: the DHT and the blob exchange, both on one libp2p daemon."""

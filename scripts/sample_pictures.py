@@ -1,0 +1,35 @@
+"""The packaged sample pictures as tensors, split into training and hold-out by codepoint."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+SAMPLE = Path(__file__).parent.parent / "registry" / "sample"
+
+
+def is_holdout(codepoint: str) -> bool:
+    """One codepoint in ten, chosen by hash: the rule of paris.registry.shards."""
+    return int.from_bytes(hashlib.sha256(codepoint.encode()).digest()[:4], "big") % 10 == 0
+
+
+def load_split() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (training, hold-out) pictures, each (N, 3, 32, 32) float in [-1, 1]."""
+    train: list[np.ndarray] = []
+    holdout: list[np.ndarray] = []
+    for shard in sorted(SAMPLE.glob("*.tar.gz")):
+        with tarfile.open(shard) as tar:
+            members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+        for name in (n for n in members if n.endswith(".json")):
+            codepoint = json.loads(members[name])["codepoint"]
+            picture = np.asarray(Image.open(io.BytesIO(members[name[:-5] + ".webp"])).convert("RGB"))
+            (holdout if is_holdout(codepoint) else train).append(picture)
+    as_tensor = lambda pictures: torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1  # noqa: E731
+    return as_tensor(train), as_tensor(holdout)
