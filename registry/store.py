@@ -80,7 +80,7 @@ class Store:
         chosen = _names_in(folder) if names is None else sorted(names)
         if not chosen:
             raise UsageError(f"There is no file in {folder}", "A manifest needs at least one")
-        manifest = Manifest(tuple(self.put_file(folder / name, name) for name in chosen))
+        manifest = Manifest.of(self.put_file(folder / name, name) for name in chosen)
         self.put_bytes(manifest.to_bytes())
         return manifest
 
