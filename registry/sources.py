@@ -1,0 +1,333 @@
+"""Where captioned pictures come from: folders, webdataset shards, the packaged sample; one door for all of them.
+
+A source only finds candidates; `read_samples` judges them, so every source refuses the same things: a bad sample is
+counted and listed with its reason, never fatal. A new kind of source (parquet, the Hub) is one class with a
+`candidates` method and one line in `open_source`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from webdataset.shardlists import expand_urls
+
+from paris.protocol.errors import UsageError
+from paris.protocol.manifest import name_problem
+
+PICTURE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg"})
+PICTURE_PIXELS = 64_000_000
+KEY_CHARS = 200
+SAMPLE_FOLDER = Path(__file__).parent / "sample"
+SAMPLE_LICENSE = "MIT AND Apache-2.0 AND CC-BY-4.0"
+_CAPTION_TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
+_SUFFIX_OF_FORMAT = {"WEBP": "webp", "PNG": "png", "JPEG": "jpg"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a source found under one key, not judged yet.
+
+    Attributes:
+        key: name of the sample, webdataset style: no dot in the last part.
+        picture: encoded picture, None if there is none.
+        fields: the caption (under "caption") and whatever else is known; the values come from JSON.
+    """
+
+    key: str
+    picture: bytes | None
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One good captioned picture.
+
+    Attributes:
+        key: unique within its source.
+        picture: encoded picture, untouched.
+        suffix: "webp", "png" or "jpg", after its content.
+        caption: not empty.
+        group: samples of one group are near-duplicates and stay together; the key if nothing is known.
+        fields: further fields of text, such as the licence.
+    """
+
+    key: str
+    picture: bytes
+    suffix: str
+    caption: str
+    group: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Rejects:
+    """The samples that were left out: (key or shard, reason), and a way to read them aloud."""
+
+    entries: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, reason: str) -> None:
+        """Note that `key` is left out because of `reason`."""
+        self.entries.append((key, reason))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def summary(self) -> str:
+        """Return one line: how many for which reason, most frequent first."""
+        counts = Counter(reason.partition(":")[0] for _, reason in self.entries)
+        return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+
+
+class Source(Protocol):
+    """A finite, re-readable, ordered collection of candidates: equal content gives the same order every time."""
+
+    @property
+    def name(self) -> str:
+        """Short name for people."""
+
+    @property
+    def license(self) -> str:
+        """SPDX expression of the pictures' licences, or "unknown"."""
+
+    @property
+    def split_key(self) -> str:
+        """Field that names a sample's group; "key" if each sample stands alone."""
+
+    def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
+        """Yield what is there; what cannot even be read goes to `rejects`."""
+
+
+@dataclass(frozen=True)
+class WebdatasetSource:
+    """Webdataset shards (`.tar`, `.tar.gz`): `<key>.<picture suffix>` with `<key>.json` or `<key>.txt`."""
+
+    name: str
+    shards: tuple[Path, ...]
+    license: str = "unknown"
+    split_key: str = "key"
+
+    def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
+        """Yield the samples of all shards in order; see `Source`."""
+        for shard in self.shards:
+            yield from _candidates_in_tar(shard, rejects)
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A folder of pictures, captioned by `x.txt` or `x.json` beside `x.png`, or by a table at its top.
+
+    The table is captions.csv, captions.jsonl, metadata.csv or metadata.jsonl with columns `file_name` and `caption`
+    (or `text`).
+    """
+
+    folder: Path
+    license: str = "unknown"
+    split_key: str = "key"
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.resolve().name
+
+    def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
+        """Yield the pictures in order of their names; see `Source`."""
+        table = _caption_table(self.folder, rejects)
+        for path in sorted(self.folder.rglob("*"), key=lambda path: path.relative_to(self.folder).as_posix()):
+            if path.suffix[1:].lower() not in PICTURE_SUFFIXES or not path.is_file():
+                continue
+            name = path.relative_to(self.folder).as_posix()
+            key = name[: -len(path.suffix)].replace(".", "-")
+            try:
+                yield Candidate(key, path.read_bytes(), {**table.get(name, {}), **_fields_beside(path)})
+            except (OSError, ValueError) as error:
+                rejects.add(name, f"unreadable: {error}")
+
+
+def open_source(where: str, *, split_key: str | None = None, license_id: str | None = None) -> Source:
+    """Return the source that `where` names.
+
+    Args:
+        where: `sample:emoji`; a folder of captioned pictures; a folder, brace or glob pattern of webdataset shards.
+        split_key: field that names a sample's group, if the samples have one.
+        license_id: licence of the data (SPDX), for the genesis.
+
+    Raises:
+        UsageError: there is nothing of the kind.
+    """
+    if where.startswith("sample:"):
+        return _open_packaged(where.removeprefix("sample:"))
+    options = {"license": license_id or "unknown", "split_key": split_key or "key"}
+    folder = Path(where).expanduser()
+    if folder.is_dir():
+        shards = tuple(sorted(path for path in folder.iterdir() if _is_tar(path)))
+        return WebdatasetSource(folder.resolve().name, shards, **options) if shards else FolderSource(folder, **options)
+    shards = _expand(where)
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing or not shards:
+        raise UsageError(
+            f"There is no data at {missing[0] if missing else where}",
+            hint="Name a folder of captioned pictures, webdataset shards such as 'data/{000..031}.tar', or sample:emoji",
+        )
+    return WebdatasetSource(Path(where).name, shards, **options)
+
+
+def read_samples(source: Source, rejects: Rejects | None = None) -> Iterator[Sample]:
+    """Yield the good samples of `source` in its order; the others go to `rejects` with the reason.
+
+    Args:
+        source: what to read.
+        rejects: filled while iterating.
+    """
+    rejects = Rejects() if rejects is None else rejects
+    seen: set[str] = set()
+    for candidate in source.candidates(rejects):
+        try:
+            sample = _judge(candidate, source.split_key)
+        except ValueError as refusal:
+            rejects.add(candidate.key, str(refusal))
+            continue
+        if sample.key in seen:
+            rejects.add(sample.key, "duplicate key")
+            continue
+        seen.add(sample.key)
+        yield sample
+
+
+def _judge(candidate: Candidate, split_key: str) -> Sample:
+    """Return a sample made of a candidate, or raise ValueError with the reason why not."""
+    problem = "too long" if len(candidate.key) > KEY_CHARS else name_problem(candidate.key)
+    if problem:
+        raise ValueError(f"unsafe key: {problem}")
+    caption = candidate.fields.get("caption", candidate.fields.get("text"))
+    if not isinstance(caption, str) or not caption.strip():
+        raise ValueError("missing caption")
+    if candidate.picture is None:
+        raise ValueError("missing picture")
+    suffix = _picture_suffix(candidate.picture)
+    group = candidate.key if split_key == "key" else candidate.fields.get(split_key)
+    if not isinstance(group, str) or not group:
+        raise ValueError(f"missing group: its field {split_key!r} holds no text")
+    taken = ("caption", "text", "cluster", "group")
+    fields = {name: value for name, value in candidate.fields.items() if isinstance(value, str) and name not in taken}
+    return Sample(candidate.key, candidate.picture, suffix, " ".join(caption.split()), group, fields)
+
+
+def _picture_suffix(data: bytes) -> str:
+    """Decode a picture wholly and return the suffix of its format, or raise ValueError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(_SUFFIX_OF_FORMAT)) as image:
+            if image.width * image.height > PICTURE_PIXELS:
+                raise ValueError(f"broken picture: {image.width}x{image.height} is more than {PICTURE_PIXELS:,} pixels")
+            image.load()
+            return _SUFFIX_OF_FORMAT[str(image.format)]
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"broken picture: {type(error).__name__}") from error
+
+
+def _candidates_in_tar(shard: Path, rejects: Rejects) -> Iterator[Candidate]:
+    """Yield the adjacent members of one key together, as webdataset does."""
+    key, parts = "", dict[str, bytes]()
+    for name, data in _members(shard, rejects):
+        folder, slash, base = name.rpartition("/")
+        stem, _, suffix = base.partition(".")
+        if f"{folder}{slash}{stem}" != key:
+            if parts:
+                yield _candidate(key, parts)
+            key, parts = f"{folder}{slash}{stem}", {}
+        if suffix.lower() in parts:
+            rejects.add(name, "duplicate member")
+        parts.setdefault(suffix.lower(), data)
+    if parts:
+        yield _candidate(key, parts)
+
+
+def _members(shard: Path, rejects: Rejects) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of the plain files in a tar; where it breaks off, say so and end.
+
+    tarfile stops without a word at a header it cannot read, so we look for the zero block that ends every whole tar.
+    """
+    try:
+        with tarfile.open(shard, "r:*") as tar:
+            for member in tar:
+                stream = tar.extractfile(member) if member.isfile() else None
+                if stream is not None:
+                    yield member.name, stream.read()
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                rejects.add(shard.name, "truncated shard: the rest of it was not read")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        rejects.add(shard.name, f"truncated shard: {error}; the rest of it was not read")
+
+
+def _candidate(key: str, parts: Mapping[str, bytes]) -> Candidate:
+    picture = next((data for suffix, data in parts.items() if suffix in PICTURE_SUFFIXES), None)
+    return Candidate(key, picture, _fields(parts.get("json"), parts.get("txt")))
+
+
+def _fields(metadata: bytes | None, text: bytes | None) -> dict[str, Any]:
+    """Return the fields of a sample from its JSON object and its caption text; unreadable ones count as absent."""
+    fields: dict[str, Any] = {}
+    try:
+        if text is not None:
+            fields["caption"] = text.decode()
+        loaded = json.loads(metadata) if metadata is not None else {}
+    except (ValueError, RecursionError):
+        return fields
+    return {**fields, **loaded} if isinstance(loaded, dict) else fields
+
+
+def _fields_beside(picture: Path) -> dict[str, Any]:
+    beside = [picture.with_suffix(suffix) for suffix in (".json", ".txt")]
+    return _fields(*(path.read_bytes() if path.is_file() else None for path in beside))
+
+
+def _caption_table(folder: Path, rejects: Rejects) -> dict[str, dict[str, Any]]:
+    """Return the fields of each picture by its file name from the tables at the top of a folder."""
+    table: dict[str, dict[str, Any]] = {}
+    for path in (folder / name for name in _CAPTION_TABLES):
+        if not path.is_file():
+            continue
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file) if path.suffix == ".csv" else _json_rows(file, path.name, rejects)
+            table |= {row["file_name"]: row for row in rows if isinstance(row.get("file_name"), str)}
+    return table
+
+
+def _json_rows(lines: Iterable[str], name: str, rejects: Rejects) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            yield row
+        else:
+            rejects.add(f"{name}, line {number}", "broken line of a caption table")
+
+
+def _open_packaged(name: str) -> WebdatasetSource:
+    shards = tuple(sorted(SAMPLE_FOLDER.glob(f"{name}-*.tar.gz"))) if name.isalnum() else ()
+    if not shards:
+        raise UsageError(f"There is no packaged sample {name!r}", hint="The packaged sample is called sample:emoji")
+    return WebdatasetSource(f"sample-{name}", shards, SAMPLE_LICENSE, "codepoint")
+
+
+def _expand(pattern: str) -> tuple[Path, ...]:
+    """Return the local files of a brace pattern or glob pattern, in order; nothing is ever run or fetched."""
+    paths = [Path(part).expanduser() for part in expand_urls(pattern)]
+    globbed = [sorted(path.parent.glob(path.name)) if set(path.name) & set("*?[") else [path] for path in paths]
+    return tuple(path for found in globbed for path in found if _is_tar(path))
+
+
+def _is_tar(path: Path) -> bool:
+    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
