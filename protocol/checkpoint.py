@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
 from paris.protocol import envelope
 from paris.protocol.digests import hex_of
 from paris.protocol.errors import SignatureError
 from paris.protocol.schema import Count, Digest, Payload, Text, Unit
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
-from pydantic.alias_generators import to_camel
 
 PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:paris-node:training-segment:v1"

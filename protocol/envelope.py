@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import UnverifiedSignatureError
+
 from paris.protocol import strict_json
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import EnvelopeError, SignatureError, UsageError
 from paris.protocol.identity import Identity, verification_key
 from paris.protocol.limits import LIMITS
-from pydantic import BaseModel
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import UnverifiedSignatureError
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
+from pydantic import Field, JsonValue, StringConstraints, model_validator
+
 from paris.protocol import envelope
 from paris.protocol.errors import RecordError, SignatureError
 from paris.protocol.limits import LIMITS
 from paris.protocol.schema import Count, Decimal, Digest, Extensible, Payload, PeerId, Text
-from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 Positive = Annotated[int, Field(ge=1, le=LIMITS.integer)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]

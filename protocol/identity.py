@@ -11,8 +11,9 @@ from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from paris.protocol.errors import SignatureError, UsageError
 from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from paris.protocol.errors import SignatureError, UsageError
 
 SEED_BYTES = 32
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"

@@ -26,7 +26,7 @@ class Limits:
         integer: Largest absolute value of a JSON integer, exact in every JSON library.
         skew_s: How far another clock may be ahead of ours.
         signers_per_slot: Most signers remembered under one record key.
-        slots: Most record keys one node remembers.
+        records: Most records one node remembers.
         lineage_checkpoints: Longest chain of checkpoints followed.
         life_s: Longest `exp - iat` by record kind.
     """
@@ -42,7 +42,7 @@ class Limits:
     integer: int = 2**53
     skew_s: int = 120
     signers_per_slot: int = 64
-    slots: int = 4096
+    records: int = 16384
     lineage_checkpoints: int = 4096
     life_s: Mapping[str, int] = field(default_factory=lambda: _LIFE_S)
 

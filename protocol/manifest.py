@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
+from pydantic import Field, model_validator
+
 from paris.protocol import strict_json
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import RecordError
 from paris.protocol.limits import LIMITS
 from paris.protocol.schema import Count, Digest, Payload
-from pydantic import Field, model_validator
 
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 

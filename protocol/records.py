@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from paris.protocol.checkpoint import Checkpoint, open_checkpoint, statement
 from paris.protocol.digests import hex_of
 from paris.protocol.errors import RecordError
 from paris.protocol.genesis import Genesis, Recipe, open_genesis
 from paris.protocol.schema import Count, Digest, Extensible, PeerId, Text, Unit
-from pydantic import Field
 
 __all__ = [
     "RECORD_KINDS",
@@ -45,6 +46,7 @@ class Record(Extensible):
         exp: Gone from this moment on, UNIX seconds; equals the DHT's expiration.
     """
 
+    kind: ClassVar[str]
     v: Literal[1] = 1
     run: Digest
     signer: PeerId
@@ -61,6 +63,7 @@ class Record(Extensible):
 class Peer(Record):
     """Where a node is and what it can do."""
 
+    kind: ClassVar[str] = "peer"
     addrs: tuple[Text, ...] = Field(max_length=32)
     agent: Text
     abilities: tuple[Text, ...] = Field(max_length=32)
@@ -69,6 +72,7 @@ class Peer(Record):
 class Claim(Record):
     """A lease on one unit: the checkpoint it continues (None: the start) and the step reached."""
 
+    kind: ClassVar[str] = "claim"
     unit: Unit
     step: Count
     parent: Digest | None = None
@@ -89,6 +93,7 @@ class Tip(Record):
         loss_micro: Its hold-out loss in millionths.
     """
 
+    kind: ClassVar[str] = "tip"
     unit: Unit
     checkpoint: Digest
     manifest: Digest
@@ -101,7 +106,9 @@ class Tip(Record):
         return self.unit
 
 
-RECORD_KINDS: MappingProxyType[str, type[Record]] = MappingProxyType({"peer": Peer, "claim": Claim, "tip": Tip})
+RECORD_KINDS: MappingProxyType[str, type[Record]] = MappingProxyType(
+    {model.kind: model for model in (Peer, Claim, Tip)}
+)
 
 
 def parse_record(kind: str, payload: dict[str, Any]) -> Record:

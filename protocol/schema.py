@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+
 from paris.protocol import digests, strict_json
 from paris.protocol.errors import RecordError, SignatureError
 from paris.protocol.identity import public_key_of
 from paris.protocol.limits import LIMITS
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
 
 def _peer_id(text: str) -> str:

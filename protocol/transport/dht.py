@@ -1,0 +1,305 @@
+"""A node's place in the network: one libp2p daemon and one hivemind DHT node, inside this process.
+
+The DHT is a hint service: a missing or false record may cost time, never integrity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from paris.protocol.errors import NetworkError, UsageError
+from paris.protocol.genesis import Admission
+from paris.protocol.identity import Identity, public_key_of
+from paris.protocol.records import Record, record_key
+from paris.protocol.transport.guard import Guard
+from paris.protocol.transport.libp2p import (
+    DHTID,
+    P2P,
+    ControlFailure,
+    DHTNode,
+    DHTRecord,
+    MSGPackSerializer,
+    Multiaddr,
+    P2PDaemonError,
+    PeerID,
+)
+from paris.protocol.validation import Received, RecordBook, check_record
+
+logger = logging.getLogger(__name__)
+
+REPLICAS = 10
+_CONNECT_TIMEOUT_S = 10.0
+_DAEMON_IDLE_TIMEOUT_S = 5.0
+
+
+class Swarm:
+    """A live node. Make one with `await Swarm.join(...)`, end it with `await swarm.close()` or `async with`.
+
+    Attributes:
+        peer_id: This node's name.
+        admissions: Admission by run id; add a run's when its genesis is known.
+        warnings: Sentences about what did not go well while joining.
+    """
+
+    def __init__(self, p2p: P2P, node: DHTNode, guard: Guard, *, client_mode: bool) -> None:
+        self.p2p = p2p
+        self.peer_id: str = p2p.peer_id.to_base58()
+        self.admissions = guard.book.admissions
+        self.warnings: list[str] = []
+        self._node, self._guard, self._client_mode = node, guard, client_mode
+
+    @classmethod
+    async def join(
+        cls,
+        identity_path: Path,
+        bootstrap: Sequence[str] = (),
+        listen: str = "/ip4/127.0.0.1/tcp/0",
+        announce: Sequence[str] = (),
+        admissions: Mapping[str, Admission] | None = None,
+        *,
+        client_mode: bool = False,
+        nat_traversal: bool = False,
+    ) -> Self:
+        """Start a node and meet the network.
+
+        Args:
+            identity_path: Ed25519 key file (see `Identity.to_libp2p`).
+            bootstrap: Multiaddrs with `/p2p/<peer id>` of nodes to meet first. If none answers, the node starts alone
+                and says so in `warnings`; `connect` may be tried again later.
+            listen: TCP multiaddr to listen on; port 0 takes a free one. QUIC is never used: it was seen to truncate.
+            announce: Addresses others should use, where they differ from the listening ones.
+            admissions: Admission by run id, as far as known.
+            client_mode: Take part without storing or answering.
+            nat_traversal: Port mapping, relays and AutoNAT.
+
+        Raises:
+            UsageError: The key file cannot be read or used, or an address is none.
+            NetworkError: The daemon does not start.
+        """
+        _check_identity(identity_path)
+        for address in (listen, *announce, *bootstrap):
+            _multiaddr(address)
+        p2p = await _start_daemon(identity_path, listen, announce, client_mode=client_mode, nat_traversal=nat_traversal)
+        guard = Guard(RecordBook(dict(admissions or {})))
+        try:
+            met = await _meet(p2p, bootstrap)
+            node = await DHTNode.create(
+                p2p=p2p,
+                initial_peers=met or None,
+                num_replicas=REPLICAS,
+                record_validator=guard,
+                client_mode=client_mode,
+                ensure_bootstrap_success=False,
+                strict=False,
+            )
+        except BaseException:
+            await _stop_daemon(p2p)
+            raise
+        guard.attach(node.protocol)
+        swarm = cls(p2p, node, guard, client_mode=client_mode)
+        if bootstrap and not met:
+            swarm.warnings.append(
+                f"None of the {len(bootstrap)} known peers answered. They may be off or unreachable from here. "
+                "This node is alone until somebody connects to it or a known peer is back."
+            )
+        return swarm
+
+    @property
+    def addrs(self) -> list[str]:
+        """Multiaddrs others can reach this node at, with its peer id; bootstrap hints for others."""
+        return [str(address) for address in self._visible]
+
+    @property
+    def _visible(self) -> Iterable[Any]:
+        suffix = Multiaddr(f"/p2p/{self.peer_id}")
+        return [address.encapsulate(suffix) for address in self.p2p._visible_maddrs]  # noqa: SLF001 - its getter is async
+
+    @property
+    def refusals(self) -> list[str]:
+        """The last records this node refused, as sentences, newest last."""
+        return list(self._guard.refusals)
+
+    async def connect(self, addresses: Sequence[str]) -> list[str]:
+        """Meet nodes by address.
+
+        Returns:
+            Those addresses that answered.
+        """
+        met = await _meet(self.p2p, addresses)
+        await asyncio.gather(*(self._node.protocol.call_ping(_peer_of(address)) for address in met))
+        if met:
+            await self._node.find_nearest_nodes([self._node.node_id])
+        return met
+
+    async def publish(self, envelope: bytes) -> Record:
+        """Store a signed record in the DHT and see that it is there.
+
+        For one signer and slot, every newer record (larger `seq`) must expire later than the one before it: the DHT
+        keeps the record that expires last. Anybody may publish anybody's record; the signature travels with it.
+
+        Raises:
+            EnvelopeError: Not an envelope of a record kind.
+            SignatureError: Not signed by its signer, or the signer is not admitted to claim.
+            RecordError: Not valid now, or it could never replace the signer's record before it.
+            NetworkError: The network did not keep it.
+        """
+        now_s = time.time()
+        received = check_record(envelope, now_s, self.admissions)
+        self._guard.book.offer(received, now_s)
+        record = received.record
+        await self._node.store(
+            received.key,
+            envelope,
+            float(record.exp),
+            subkey=public_key_of(record.signer),
+            exclude_self=self._client_mode,
+        )
+        kept = await self._read(received.key)
+        if not any(other.digest == received.digest for other in kept):
+            raise NetworkError(
+                f"the network did not keep our {record.kind}",
+                f"{self.reachable_peers()} peers are known and none returned it",
+                "check the connection; it is worth trying again",
+            )
+        return record
+
+    async def records(self, kind: str, run: str, slot: str = "") -> list[Record]:
+        """The newest valid record of every signer in a slot, by signer.
+
+        Records of signers who signed two under one sequence number are left out.
+
+        Args:
+            kind: Record kind.
+            run: Run id.
+            slot: A unit; empty for `peer`.
+        """
+        found = await self._read(record_key(kind, run, slot))
+        honest = [received for received in found if not self._guard.book.equivocation(received)]
+        return sorted((received.record for received in honest), key=lambda record: record.signer)
+
+    def reachable_peers(self) -> int:
+        """How many other DHT nodes this node knows and believes alive."""
+        return len(self._node.protocol.routing_table.uid_to_peer_id)
+
+    async def stream(self, peer_id: str, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a raw stream to a peer.
+
+        Raises:
+            NetworkError: The peer cannot be reached or does not speak the protocol.
+        """
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer_id), protocol)
+        except (P2PDaemonError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            raise NetworkError(f"{peer_id} cannot be reached", _reason(error)) from error
+        return reader, writer
+
+    async def close(self) -> None:
+        """Leave the network and stop the daemon."""
+        refresh = self._node.cache_refresh_task
+        if refresh is not None:
+            refresh.cancel()
+        with contextlib.suppress(P2PDaemonError, OSError):
+            await self._node.shutdown()
+        await _stop_daemon(self.p2p)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _read(self, key: str) -> list[Received]:
+        found = await self._node.get(key, latest=True)
+        if found is None or not isinstance(found.value, dict):
+            return []
+        place = DHTID.generate(key).to_bytes()
+        entries = (
+            DHTRecord(place, MSGPackSerializer.dumps(subkey), MSGPackSerializer.dumps(value), expiration)
+            for subkey, (value, expiration) in found.value.items()
+        )
+        return [self._guard.check(entry) for entry in entries if self._guard.validate(entry)]
+
+
+def _check_identity(path: Path) -> None:
+    try:
+        Identity.from_libp2p(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"the key file {path} cannot be read", str(error), "`paris-node key show` makes a key where there is none"
+        ) from error
+
+
+def _multiaddr(address: str) -> Any:
+    try:
+        return Multiaddr(address)
+    except ValueError as error:
+        hint = "an address reads like /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
+        raise UsageError(f"{address!r} is no network address", str(error), hint) from error
+
+
+def _peer_of(address: str) -> Any:
+    peer_id = dict(zip(*[iter(address.strip("/").split("/"))] * 2, strict=False)).get("p2p", "")
+    public_key_of(peer_id)
+    return PeerID.from_base58(peer_id)
+
+
+async def _start_daemon(
+    identity_path: Path, listen: str, announce: Sequence[str], *, client_mode: bool, nat_traversal: bool
+) -> P2P:
+    try:
+        return await P2P.create(
+            identity_path=str(identity_path),
+            host_maddrs=[listen],
+            announce_maddrs=list(announce) or None,
+            dht_mode="client" if client_mode else "server",
+            check_if_identity_free=False,
+            idle_timeout=_DAEMON_IDLE_TIMEOUT_S,
+            tls=False,  # Noise remains: one security protocol, which the light client speaks too
+            auto_nat=nat_traversal,
+            nat_port_map=nat_traversal,
+            use_relay=nat_traversal,
+            use_auto_relay=nat_traversal,
+        )
+    except (P2PDaemonError, OSError) as error:
+        hint = "see that the port is free and the address belongs to this machine"
+        raise NetworkError(f"the libp2p daemon did not start on {listen}", _reason(error), hint) from error
+
+
+async def _stop_daemon(p2p: P2P) -> None:
+    await p2p.shutdown()
+    _remove_sockets(p2p)
+
+
+def _remove_sockets(p2p: P2P) -> None:
+    for address in (p2p._daemon_listen_maddr, p2p._client_listen_maddr):  # noqa: SLF001 - it leaves these files behind
+        Path(address.value_for_protocol("unix")).unlink(missing_ok=True)
+
+
+async def _meet(p2p: P2P, addresses: Sequence[str]) -> list[str]:
+    async def meet(address: str) -> bool:
+        peer = _peer_of(address)
+        transport = _multiaddr(address.partition("/p2p/")[0])
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await p2p._client.connect(peer, [transport])  # noqa: SLF001 - P2P offers no connect
+        except (ControlFailure, TimeoutError, OSError) as error:
+            logger.info("%s did not answer: %s", address, _reason(error))
+            return False
+        return True
+
+    answers = await asyncio.gather(*(meet(address) for address in addresses))
+    return [address for address, answered in zip(addresses, answers, strict=True) if answered]
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
