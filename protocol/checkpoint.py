@@ -149,6 +149,11 @@ class Checkpoint(Payload):
         return self._parameters.fence
 
     @property
+    def seed(self) -> int:
+        """Seed of the recipe."""
+        return self._parameters.seed
+
+    @property
     def parent(self) -> str | None:
         """Digest of the parent checkpoint's envelope; None for the first of a unit."""
         return self.dependency("parent")

@@ -70,12 +70,20 @@ class Peer(Record):
 
 
 class Claim(Record):
-    """A lease on one unit: the checkpoint it continues (None: the start) and the step reached."""
+    """A lease on one unit.
+
+    Attributes:
+        unit: What is leased.
+        step: The step reached.
+        parent: The checkpoint training continues from; None: the start.
+        released: The signer gives the lease back: records cannot be withdrawn, only replaced by one that expires later.
+    """
 
     kind: ClassVar[str] = "claim"
     unit: Unit
     step: Count
     parent: Digest | None = None
+    released: bool = False
 
     @property
     def slot(self) -> str:

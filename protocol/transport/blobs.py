@@ -145,8 +145,8 @@ class BlobStream:
         if status == Status.NOT_FOUND:
             raise NotFoundError(f"{self.peer_id} does not have it")
         if status != Status.OK:
-            name = Status(status).name.lower() if status in Status else str(status)
-            raise NetworkError(f"{self.peer_id} refused", f"it answered {name}")
+            meaning = {int(known): known.name.lower() for known in Status}.get(status, "nothing we know")
+            raise NetworkError(f"{self.peer_id} refused", f"it answered {status}: {meaning}")
         if size > length:
             raise NetworkError(f"{self.peer_id} offers {size} bytes", f"it was asked for at most {length}")
         data = bytearray()

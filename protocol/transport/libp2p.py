@@ -13,9 +13,7 @@ os.environ.setdefault("HIVEMIND_LOGLEVEL", "CRITICAL")
 os.environ.setdefault("GOLOG_LOG_LEVEL", "fatal")
 
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore", DeprecationWarning
-    )  # its unused layers call torch.jit.script
+    warnings.simplefilter("ignore", DeprecationWarning)  # its unused layers call torch.jit.script
     from hivemind.dht.node import DHTNode
     from hivemind.dht.routing import DHTID
     from hivemind.dht.storage import DictionaryDHTValue
