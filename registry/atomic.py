@@ -119,10 +119,14 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         out.write(data)
 
 
+def json_bytes(value: Any) -> bytes:
+    """Return `value` as JSON for people: sorted keys, indented, one final newline. Equal values give equal bytes."""
+    return f"{json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)}\n".encode()
+
+
 def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
-    """Write `value` as readable JSON (sorted keys, one final newline) to `path` atomically and durably."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode(), mode=mode)
+    """Write `value` as JSON to `path` atomically and durably; see `json_bytes`."""
+    write_bytes(path, json_bytes(value), mode=mode)
 
 
 def replace_directory(staging: Path, folder: Path) -> None:

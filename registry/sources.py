@@ -175,7 +175,7 @@ def open_source(where: str, *, split_key: str | None = None, license_id: str | N
     if missing or not shards:
         raise UsageError(
             f"There is no data at {missing[0] if missing else where}",
-            hint="Name a folder of captioned pictures, webdataset shards such as 'data/{000..031}.tar', or sample:emoji",
+            hint="Name a folder of captioned pictures, webdataset shards like 'data/{00..31}.tar', or sample:emoji",
         )
     return WebdatasetSource(Path(where).name, shards, **options)
 
