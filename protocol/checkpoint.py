@@ -7,10 +7,9 @@ of its signed envelope. Field names are those of the two specifications.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, model_validator
 from pydantic.alias_generators import to_camel
 
 from paris.protocol import envelope
@@ -22,6 +21,7 @@ PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:paris-node:training-segment:v1"
 BUILDER_PREFIX = "urn:libp2p:"
 
+_MOMENT = TypeAdapter(AwareDatetime)
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Timestamp = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 
@@ -304,4 +304,4 @@ def open_checkpoint(data: bytes) -> Checkpoint:
 
 
 def _rfc3339(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(_MOMENT.dump_python(_MOMENT.validate_python(time_s), mode="json"))
