@@ -29,9 +29,9 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name[:64]}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
-def sync_directory(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file survive a power cut; of a folder, the names in it."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -43,7 +43,7 @@ def make_directory(folder: Path) -> Path:
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        sync_directory(made.parent)
+        sync_file(made.parent)
     return folder
 
 
@@ -97,7 +97,7 @@ def rename(finished: Path, path: Path) -> Path:
     """Give a synced file the name `path` durably, over whatever has it, and return that name."""
     make_directory(path.parent)
     finished.replace(path)
-    sync_directory(path.parent)
+    sync_file(path.parent)
     return path
 
 
@@ -138,7 +138,7 @@ def replace_directory(staging: Path, folder: Path) -> None:
     if folder.is_dir():
         folder.rename(old)
     staging.rename(folder)
-    sync_directory(folder.parent)
+    sync_file(folder.parent)
     remove_tree(old)
 
 

@@ -9,9 +9,11 @@ Several processes may share one root: a blob appears by an atomic rename, and tw
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -108,11 +110,15 @@ class Store:
 
         Raises:
             UnavailableError: the blob is not here.
-            DigestError: it is damaged; it is set aside, so that the next fetch brings it anew.
+            DigestError: it is damaged (then it is set aside, so that the next fetch brings it anew), or `entry` lies.
         """
         path = self._present(entry.sha256)
-        if not _matches(path, entry):
+        if _digest_of(path) != entry.sha256:
             self._set_aside(entry.sha256, path)
+        if path.stat().st_size != entry.size:
+            raise DigestError(
+                f"The manifest is wrong about {entry.name}", f"It promises {entry.size:,} bytes for {entry.sha256}"
+            )
         return path
 
     def missing(self, manifest: Manifest) -> tuple[FileEntry, ...]:
@@ -127,18 +133,18 @@ class Store:
             DigestError: the partial file does not match; it stays, for its good pieces can be kept.
         """
         partial = self.partial(entry.sha256)
-        if not partial.is_file():
+        try:
+            if partial.stat().st_size != entry.size or _digest_of(partial) != entry.sha256:
+                raise DigestError(
+                    f"The download of {entry.name} does not match its digest {entry.sha256}",
+                    f"{partial} was changed or is not finished",
+                    "Fetch again: the pieces that are right are kept",
+                )
+            atomic.sync_file(partial)
+            partial.chmod(BLOB_MODE)
+            return atomic.rename(partial, self._blob(entry.sha256))
+        except FileNotFoundError:
             return self._present(entry.sha256)
-        if not _matches(partial, entry):
-            raise DigestError(
-                f"The download of {entry.name} does not match its digest {entry.sha256}",
-                f"{partial} was changed or is not finished",
-                "Fetch again: the pieces that are right are kept",
-            )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(BLOB_MODE)
-        return atomic.rename(partial, self._blob(entry.sha256))
 
     def checkout(self, manifest: Manifest, folder: Path, names: Sequence[str] | None = None) -> Path:
         """Lay the verified files of `manifest` (or only `names`) out under `folder`, all at once or not at all.
@@ -168,7 +174,11 @@ class Store:
 
     def usage_bytes(self) -> int:
         """Return how many bytes the files under the root hold."""
-        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        total = 0
+        for path in self.root.rglob("*"):
+            with suppress(FileNotFoundError):  # another process moved it meanwhile
+                total += path.stat().st_size if path.is_file() else 0
+        return total
 
     def remove(self, digest: str) -> bool:
         """Forget a blob and its partial download; say whether the blob was here."""
@@ -197,7 +207,8 @@ class Store:
 
     def _set_aside(self, digest: str, path: Path) -> None:
         aside = atomic.make_directory(self._damaged) / path.name
-        path.replace(aside)
+        with suppress(FileNotFoundError):  # another process found the damage too
+            path.replace(aside)
         raise DigestError(
             f"Blob {digest} is damaged",
             f"Its bytes no longer match its name: the disk or another program changed it; it now lies at {aside}",
@@ -212,11 +223,9 @@ def _copied(source: BinaryIO, out: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def _matches(path: Path, entry: FileEntry) -> bool:
-    if path.stat().st_size != entry.size:
-        return False
+def _digest_of(path: Path) -> str:
     with path.open("rb") as file:
-        return describe(entry.name, iter(lambda: file.read(CHUNK_BYTES), b"")).sha256 == entry.sha256
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _names_in(folder: Path) -> list[str]:
