@@ -1,0 +1,93 @@
+"""Keeps a node's own records alive in the DHT: each is announced again at a third of its life, sooner when it changed."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from paris.protocol import envelope
+from paris.protocol.errors import NetworkError
+from paris.protocol.identity import Identity
+
+log = logging.getLogger(__name__)
+
+Fields = Callable[[], dict[str, Any]]
+
+
+@dataclass
+class _Standing:
+    """One record this node wants to be found: how to make it and when it is due."""
+
+    model: type[BaseModel]
+    fields: Fields
+    life_s: int
+    due_s: float = 0.0
+    seq: int = 0
+    exp: int = 0
+
+
+class Announcer:
+    """The records this node stands behind.
+
+    Contract: sequence numbers and expiries of one record only grow, also across restarts (both start from the clock). A
+    record that could not be announced stays due and is tried again at the next `flush`; training never waits for it.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        identity: Identity,
+        publish: Callable[[bytes], Awaitable[None]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._run, self._identity, self._publish, self._clock = run, identity, publish, clock
+        self._standing: dict[tuple[str, str], _Standing] = {}
+        self._spent: dict[tuple[str, str], _Standing] = {}
+
+    async def keep(self, kind: str, slot: str, model: type[BaseModel], life_s: int, fields: Fields) -> bool:
+        """Announce a record now and again until `drop`; return whether the network took it now (else it stays due)."""
+        old = self._spent.get((kind, slot), _Standing(model, fields, life_s))
+        self._standing[kind, slot] = self._spent[kind, slot] = _Standing(model, fields, life_s, seq=old.seq, exp=old.exp)
+        return await self._announce(kind, self._standing[kind, slot])
+
+    def standing(self, kind: str, slot: str) -> bool:
+        """Whether this node stands behind a record."""
+        return (kind, slot) in self._standing
+
+    def sequence(self, kind: str, slot: str) -> int:
+        """The sequence number a record was last announced under."""
+        return self._standing[kind, slot].seq
+
+    def drop(self, kind: str, slot: str) -> None:
+        """Let a record run out."""
+        self._standing.pop((kind, slot), None)
+
+    async def flush(self) -> None:
+        """Announce what is due."""
+        for (kind, _slot), standing in list(self._standing.items()):
+            if self._clock() >= standing.due_s:
+                await self._announce(kind, standing)
+
+    async def _announce(self, kind: str, standing: _Standing) -> bool:
+        now = int(self._clock())
+        standing.seq, standing.exp = max(standing.seq + 1, now), max(standing.exp + 1, now + standing.life_s)
+        record = standing.model(
+            run=self._run,
+            signer=self._identity.peer_id,
+            seq=standing.seq,
+            iat=now,
+            exp=standing.exp,
+            **standing.fields(),
+        )
+        try:
+            await self._publish(envelope.sign(kind, record, self._identity))
+        except NetworkError as error:
+            log.warning("could not announce a %s, will try again: %s", kind, error)
+            return False
+        standing.due_s = self._clock() + standing.life_s / 3 * random.uniform(0.8, 1.0)
+        return True

@@ -1,0 +1,7 @@
+"""The command line: one file a noun, one function a verb. Data on stdout, progress on stderr, `--json` on everything."""
+
+from __future__ import annotations
+
+from paris.node.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,48 @@
+"""Puts the commands together. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+import typer
+from rich.logging import RichHandler
+
+from paris.node.cli import audit, demo, doctor, fetch, generate, key, run, start, status
+from paris.node.console import err
+
+app = typer.Typer(
+    name="paris-node",
+    help="Train one diffusion model together, without a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 verification failed, 4 network, 5 resources.",
+)
+app.command("demo")(demo.demo)
+app.add_typer(run.app, name="run")
+app.command("start")(start.start)
+app.command("status")(status.status)
+app.command("fetch")(fetch.fetch)
+app.command("generate")(generate.generate)
+app.command("audit")(audit.audit)
+app.add_typer(key.app, name="key")
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback()
+def _prepare(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what happens inside.")) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)], force=True)
+    for library in ("diffusers", "transformers", "httpx", "hivemind"):
+        logging.getLogger(library).setLevel(logging.INFO if verbose else logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not verbose:
+        warnings.simplefilter("ignore")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

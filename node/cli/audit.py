@@ -1,0 +1,66 @@
+"""`paris-node audit`: who trained what, on which data, from which parent, and how much of that was checked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import typer
+
+from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
+from paris.node.console import emit, err, errors_to_exit_codes, out, short
+from paris.node.settings import Settings
+from paris.protocol.errors import VerificationError
+from paris.registry.audit import Audit
+from paris.registry.runkey import RunKey
+
+
+def audit(run: RunKeyArgument, home: HomeOption = None, peer: PeerOption = None, listen: ListenOption = None, json: JsonOption = False) -> None:
+    """Check every signature, digest and parent of a run, and say which level each expert reached.
+
+    Exit code 3 if any check fails.
+    """
+    with errors_to_exit_codes(as_json=json):
+        report = asyncio.run(audit_run(RunKey.parse(run), Settings.load(home=home, peers=peer, listen=listen)))
+        emit(report.as_json()) if json else print_report(report)
+        if not report.ok:
+            raise typer.Exit(VerificationError.exit_code)
+
+
+async def audit_run(key: RunKey, settings: Settings) -> Audit:
+    """Resolve a run and check all of it."""
+    from paris.node.peer import open_peer
+    from paris.registry.audit import audit as audit_resolved
+    from paris.registry.resolve import known_peers, load_genesis, resolve
+
+    async with open_peer(settings, key.peers, serve=False) as peer:
+        providers = tuple(record.signer for record in await known_peers(peer.library, key.run))
+        await load_genesis(peer.library, key.run, providers)
+        resolved = await resolve(peer.library, key.run, providers)
+        return await audit_resolved(peer.library, resolved, providers, lambda unit: err.print(f"checking {unit} …"))
+
+
+def print_report(report: Audit) -> None:
+    """The report for people: every expert, its lineage, its checks, and what was not checked."""
+    out.print(f"[bold]{report.name}[/]  {report.run}")
+    out.print(f"curated by {', '.join(short(c) for c in report.curators)}; data: {report.data}", markup=False)
+    out.print(f"experts start from: {report.start}", markup=False)
+    for unit in report.units:
+        out.print(f"\n[bold]{unit.unit}[/]  step {unit.step}/{unit.target}  level: [bold]{unit.level}[/]")
+        for row in unit.lineage:
+            out.print(f"  {_lineage_line(row)}", markup=False)
+        for check in unit.checks:
+            out.print(f"  [{'green' if check.ok else 'red'}]{'ok    ' if check.ok else 'FAILED'}[/] {check.name}: {check.detail}")
+    if report.units:
+        out.print(f"\nnot checked: {'; '.join(report.units[0].not_checked)}")
+    out.print(f"audit: {report.verdict()}", style="green" if report.ok else "red", markup=False)
+
+
+def _lineage_line(row: dict[str, Any]) -> str:
+    loss = row["claimed_holdout_loss_micro"]
+    claimed = f", claims hold-out loss {loss / 1e6:.4f}" if loss is not None else ""
+    parent = short(row["parent"]) if row["parent"] else "the start"
+    return (
+        f"{short(row['checkpoint'])}  steps {row['from_step']:>5} to {row['to_step']:>5} by {short(row['signer'])} "
+        f"from {parent}, {row['finished']}{claimed}"
+    )

@@ -1,0 +1,124 @@
+"""`paris-node run`: what a curator does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paris.node.cli.options import HomeOption, JsonOption
+from paris.node.console import emit, err, errors_to_exit_codes, out, progress_bar
+from paris.node.settings import Settings
+
+app = typer.Typer(help="Make and look at runs.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    data: Annotated[str, typer.Argument(help="sample:emoji, a folder of pictures with captions, or 'shards-{000..099}.tar'.")],
+    clusters: Annotated[int, typer.Option("--clusters", min=1, help="How many experts.")] = 8,
+    model: Annotated[str, typer.Option("--model", help="Preset: tiny, tiny-pixels, micro, dit-b-2, dit-xl-2.")] = "tiny",
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
+    start: Annotated[str | None, typer.Option("--start", help="scratch, base, or a folder of weights.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps of each expert.")] = None,
+    router_steps: Annotated[int | None, typer.Option("--router-steps", min=1, help="Training steps of the router.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Samples a step.")] = None,
+    publish_every: Annotated[int | None, typer.Option("--publish-every", min=1, help="Steps from checkpoint to checkpoint.")] = None,
+    lr: Annotated[str | None, typer.Option("--lr", help="Peak learning rate of the experts, a decimal number.")] = None,
+    features: Annotated[str, typer.Option("--features", help="What clusters are made of: text, pixels, text+pixels.")] = "text+pixels",
+    split_key: Annotated[str | None, typer.Option("--split-key", help="Metadata field that keeps near-duplicates together.")] = None,
+    license_id: Annotated[str | None, typer.Option("--license", help="Licence of the data (SPDX).")] = None,
+    admit: Annotated[list[str] | None, typer.Option("--admit", help="Peer id that may contribute; repeat; none: everybody.")] = None,
+    lease_s: Annotated[int | None, typer.Option("--lease", min=5, help="Seconds a claim lives unrenewed.")] = None,
+    settle_s: Annotated[int | None, typer.Option("--settle", min=1, help="Seconds a claimant waits before reading back.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Embed and cluster captioned pictures, shard them, sign a genesis; print the run key.
+
+    Interrupting is safe: the same command goes on with the shards that are whole.
+    """
+    with errors_to_exit_codes(as_json=json):
+        from paris.registry.runs import Choices
+
+        choices = Choices.default(name or Path(data).name.replace(":", " "), clusters, model)
+        choices = replace(
+            choices,
+            features=features,
+            start=start or choices.start,
+            admitted=tuple(admit or ()),
+            plan=_adjusted(
+                choices.plan, steps, router_steps, batch, publish_every, lr, {"life_s": lease_s, "settle_s": settle_s}
+            ),
+        )
+        created = make_run(data, choices, Settings.load(home=home), split_key, license_id)
+        if json:
+            emit(created)
+        else:
+            out.print(created["run"])
+            err.print(f"Serve it with: paris-node start --no-train {created['run']}", markup=False)
+
+
+def make_run(data: str, choices: Any, settings: Settings, split_key: str | None = None, license_id: str | None = None) -> dict[str, Any]:
+    """Create a run in the home's store and return what a person wants to know of it."""
+    from paris.node.home import Home
+    from paris.node.peer import now_s
+    from paris.registry.runs import create_run, work_folder
+    from paris.registry.sources import open_source
+
+    home = Home(settings.home)
+    source = open_source(data, split_key=split_key, license_id=license_id)
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=None, unit="samples")
+            bar.update(tasks[what], completed=done, total=total or None)
+
+        work = work_folder(home.path, data, choices)
+        created = create_run(source, choices, home.identity(), home.store, work, now_s(), progress)
+    genesis = created.genesis
+    for cluster in genesis.clusters:
+        err.print(f"  {cluster.unit}: {cluster.samples} + {cluster.holdout_samples} held out: {', '.join(cluster.words[:8])}", markup=False)
+    if len(created.rejects):
+        err.print(f"  left out {len(created.rejects)} samples: {created.rejects.summary()}", markup=False)
+        for key, reason in created.rejects.entries[:10]:
+            err.print(f"    {key}: {reason}", markup=False)
+    return {
+        "run": str(created.key),
+        "name": genesis.name,
+        "curator": genesis.curators.keys[0],
+        "clusters": [c.model_dump(mode="json") for c in genesis.clusters],
+        "samples": genesis.data.samples,
+        "holdout_samples": genesis.data.holdout_samples,
+        "left_out": [{"key": key, "reason": reason} for key, reason in created.rejects.entries],
+    }
+
+
+def _adjusted(
+    plan: Any,
+    steps: int | None,
+    router_steps: int | None,
+    batch: int | None,
+    publish_every: int | None,
+    lr: str | None,
+    times: dict[str, int | None],
+) -> Any:
+    """The preset's plan with the curator's own numbers in it."""
+    from paris.protocol.records import Recipe
+
+    def recipe(old: Recipe, changes: dict[str, Any]) -> Recipe:
+        given = {key: value for key, value in changes.items() if value is not None}
+        if "steps" in given and "publish_every" not in given:
+            given["publish_every"] = max(1, given["steps"] // 4)
+        return Recipe.parse({**old.model_dump(mode="json"), **given})
+
+    return replace(
+        plan,
+        expert=recipe(plan.expert, {"steps": steps, "batch": batch, "lr": lr, "publish_every": publish_every}),
+        router=recipe(plan.router, {"steps": router_steps or steps, "batch": batch, "publish_every": publish_every}),
+        **{key: value for key, value in times.items() if value is not None},
+    )

@@ -1,0 +1,85 @@
+"""`paris-node start`: contribute to a run."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
+from paris.node.console import emit, err, errors_to_exit_codes, short
+from paris.node.settings import Settings
+from paris.registry.runkey import RunKey
+
+
+def start(
+    run: RunKeyArgument,
+    home: HomeOption = None,
+    peer: PeerOption = None,
+    listen: ListenOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="What others see this node called.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads to train with; 0 for all.")] = None,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Only keep and serve data and checkpoints.")] = False,
+    leave: Annotated[bool, typer.Option("--leave", help="Exit when the run is complete instead of serving on.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Join a run: claim an unclaimed cluster, train it, publish signed checkpoints, take over from peers who vanish.
+
+    Ctrl-C (or SIGTERM) checkpoints, publishes and leaves; starting again goes on where it stopped.
+    """
+    with errors_to_exit_codes(as_json=json):
+        settings = Settings.load(home=home, peers=peer, listen=listen, name=name, threads=threads)
+        report = _json_report if json else _text_report
+        asyncio.run(contribute(RunKey.parse(run), settings, report, trains=not no_train, leave=leave))
+
+
+async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bool, leave: bool) -> None:
+    """Open a peer and contribute until complete or told to stop."""
+    from paris.node.contributor import Contributor
+    from paris.node.home import Home
+    from paris.node.peer import open_peer
+    from paris.registry.resolve import load_genesis
+
+    with Home(settings.home).locked():
+        async with open_peer(settings, key.peers) as peer:
+            genesis = await load_genesis(peer.library, key.run)
+            addresses = tuple(peer.swarm.addrs)
+            report("ready", run=str(key.with_peers(addresses)), peer_id=peer.peer_id, addrs=list(addresses), name=genesis.name)
+            contributor = Contributor(
+                peer, key.run, genesis, settings.training_threads, settings.name, report, trains=trains
+            )
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, contributor.stop)
+            await contributor.run(leave_when_complete=leave)
+            report("left")
+
+
+def _json_report(event: str, **fields: Any) -> None:
+    emit({"event": event, **fields})
+
+
+def _text_report(event: str, **fields: Any) -> None:
+    match event:
+        case "ready":
+            err.print(f"[bold]{fields['name']}[/]: joined as {fields['peer_id']}")
+            err.print(f"  others can join through {fields['run']}", markup=False)
+            err.print("  Ctrl-C checkpoints, publishes and leaves; nothing is lost")
+        case "step":
+            err.print(
+                f"  {fields['unit']} step {fields['step']}  loss {fields['loss']:.4f}  {fields['per_s']:.0f} samples/s", end="\r"
+            )
+        case "published":
+            loss = (fields["holdout_loss_micro"] or 0) / 1e6
+            err.print(f"published {fields['unit']} at step {fields['step']}, hold-out loss {loss:.4f} ({short(fields['checkpoint'])})")
+        case "prepare":
+            err.print(f"  {fields['unit']}: {fields['done']} samples encoded", end="\r")
+        case "waiting":
+            err.print(f"waiting: {fields['reason']}", markup=False)
+        case "complete":
+            err.print("[bold green]the run is complete[/]; still serving it, Ctrl-C leaves")
+        case _:
+            details = "  ".join(f"{key} {value}" for key, value in fields.items())
+            err.print(f"{event}: {details}", markup=False)

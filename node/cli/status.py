@@ -1,0 +1,56 @@
+"""`paris-node status`: what is going on in a run, as the network itself says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rich.table import Table
+
+from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
+from paris.node.console import emit, errors_to_exit_codes, out, short
+from paris.node.settings import Settings
+from paris.registry.runkey import RunKey
+
+
+def status(run: RunKeyArgument, home: HomeOption = None, peer: PeerOption = None, listen: ListenOption = None, json: JsonOption = False) -> None:
+    """Show every unit of a run: who holds it, how far it is, how good, how long the lease still runs."""
+    with errors_to_exit_codes(as_json=json):
+        key = RunKey.parse(run)
+        found = asyncio.run(_survey(key, Settings.load(home=home, peers=peer, listen=listen)))
+        if json:
+            emit({"run": str(key), **found})
+        else:
+            out.print(units_table(found["name"], found["units"]))
+
+
+async def _survey(key: RunKey, settings: Settings) -> dict[str, Any]:
+    from paris.node.peer import open_peer
+    from paris.node.survey import look, rows
+    from paris.registry.resolve import load_genesis
+
+    async with open_peer(settings, key.peers, serve=False) as peer:
+        genesis = await load_genesis(peer.library, key.run)
+        resolved, claims, names = await look(peer.library, key.run, genesis)
+        return {"name": genesis.name, "peers": names, "complete": resolved.complete, "units": rows(resolved, claims, names)}
+
+
+def units_table(title: str, units: list[dict[str, Any]]) -> Table:
+    """The units of a run as a table: cluster, holder, steps, loss, lease, copies."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("unit", "about", "holder", "steps", "published", "hold-out", "lease", "copies"):
+        table.add_column(column, justify="right" if column in {"steps", "published", "hold-out", "lease", "copies"} else "left")
+    for unit in units:
+        done = unit["published_step"] >= unit["target"]
+        holder = unit["holder_name"] or (short(unit["holder"]) if unit["holder"] else "")
+        table.add_row(
+            unit["unit"],
+            ", ".join(unit["words"]),
+            "[green]done[/]" if done else holder or "[dim]unclaimed[/]",
+            f"{unit['step']}/{unit['target']}",
+            str(unit["published_step"]),
+            f"{unit['holdout_loss_micro'] / 1e6:.4f}" if unit["holdout_loss_micro"] else "",
+            f"{unit['lease_s']} s" if unit["lease_s"] is not None else "",
+            str(unit["copies"]),
+        )
+    return table

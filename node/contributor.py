@@ -1,0 +1,179 @@
+"""The contributor's loop: survey, decide, act, until the run is complete or somebody says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from paris.node.announcer import Announcer
+from paris.node.evaluator import Evaluator
+from paris.node.mirror import Mirror
+from paris.node.peer import Peer, now_s
+from paris.node.publisher import Publisher
+from paris.node.session import Place, Session, prepare_job
+from paris.node.survey import Survey, Surveyor
+from paris.protocol.claims import Complete, MakeClaim, Train, View, Wait, Withdraw, decide
+from paris.protocol.errors import NetworkError, ParisError, UnavailableError, VerificationError
+from paris.protocol.limits import LIMITS
+from paris.protocol.records import Claim, Genesis
+from paris.protocol.records import Peer as PeerRecord
+from paris.registry.resolve import ResolvedUnit
+
+log = logging.getLogger(__name__)
+
+Report = Callable[..., None]
+
+
+class Contributor:
+    """One contributor in one run.
+
+    Contract: at any moment it holds at most one claim and trains at most one unit. Whatever it has published stays published;
+    what its training child wrote is published at the next start if this process dies in between. The network may come and go:
+    training goes on, announcements wait.
+    """
+
+    def __init__(self, peer: Peer, run: str, genesis: Genesis, threads: int, name: str, report: Report, *, trains: bool = True) -> None:
+        self._peer, self._run, self._genesis, self._name, self._report, self._trains = peer, run, genesis, name, report, trains
+        self._place = Place(peer, run, genesis, threads)
+        self._announcer = Announcer(run, peer.identity, peer.swarm.publish, now_s)
+        self._publisher = Publisher(self._place, self._announcer)
+        self._mirror = Mirror(self._place, self._announcer)
+        self._evaluator = Evaluator(self._place)
+        self._surveyor = Surveyor(self._place, self._announcer, self._evaluator)
+        self._session: Session | None = None
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Checkpoint, publish, leave."""
+        self._stopping.set()
+        if self._session:
+            self._session.stop()
+
+    async def run(self, *, leave_when_complete: bool) -> None:
+        """Contribute until the run is complete (and then, unless told to leave, go on serving) or `stop` is called."""
+        await self._introduce()
+        upkeep = asyncio.create_task(self._upkeep())
+        try:
+            while not self._stopping.is_set():
+                survey = await self._survey()
+                match self._decide(survey):
+                    case Complete():
+                        self._report("complete", units=len(survey.units))
+                        if leave_when_complete:
+                            return
+                        await self._stopping.wait()
+                    case Wait(seconds=seconds, reason=reason):
+                        self._report("waiting", reason=reason)
+                        await self._pause(min(seconds, self._period_s))
+                    case MakeClaim(unit=unit):
+                        await self._claim(survey.units[unit])
+                    case Train(unit=unit):
+                        await self._train(survey.units[unit], survey)
+                    case Withdraw(unit=unit, winner=winner):
+                        self._report("withdrawn", unit=unit, winner=winner.signer)
+                        await self._release(survey.units[unit])
+        finally:
+            upkeep.cancel()
+            with suppress(asyncio.CancelledError):
+                await upkeep
+
+    def _decide(self, survey: Survey) -> Any:
+        if not self._trains:
+            return Complete() if survey.complete else Wait(self._period_s, "this node only keeps and serves")
+        return decide(survey.view, self._peer.peer_id, self._run, now_s())
+
+    async def _introduce(self) -> None:
+        """Announce that this node is here for this run."""
+        self._peer.swarm.admissions[self._run] = self._genesis.admission
+        fields = {
+            "addrs": tuple(self._peer.swarm.addrs),
+            "agent": f"paris-node/{version('paris-node')}" + (f" {self._name}" if self._name else ""),
+            "abilities": ("train", "store") if self._trains else ("store",),
+        }
+        await self._announcer.keep("peer", "", PeerRecord, LIMITS.life_s["peer"], lambda: fields)
+
+    async def _claim(self, unit: ResolvedUnit) -> None:
+        """Announce a claim, then give others time to be heard; the next survey reads back who holds it."""
+        self._report("claiming", unit=unit.unit, step=unit.step)
+        fields = {"unit": unit.unit, "parent": unit.checkpoint, "step": unit.step}
+        self._surveyor.claimed_at_s = now_s()
+        await self._announcer.keep("claim", unit.unit, Claim, self._genesis.lease.life_s, lambda: fields)
+        await self._pause(self._genesis.lease.settle_s)
+
+    async def _release(self, unit: ResolvedUnit) -> None:
+        """Give a claim up at once, so that nobody waits for it to run out."""
+        fields = {"unit": unit.unit, "parent": unit.checkpoint, "step": unit.step, "released": True}
+        await self._announcer.keep("claim", unit.unit, Claim, self._genesis.lease.life_s, lambda: fields)
+        self._announcer.drop("claim", unit.unit)
+
+    async def _train(self, parent: ResolvedUnit, survey: Survey) -> None:
+        """Train a unit this node holds, publishing every checkpoint, until it is complete, lost or stopped."""
+        unit, fence = parent.unit, self._announcer.sequence("claim", parent.unit)
+        try:
+            if folder := self._publisher.unpublished(parent):
+                parent = await self._publish(folder, parent, fence)
+            if parent.complete:
+                return
+            session = self._session = Session(await prepare_job(self._place, parent, survey.peers))
+            await self._announcer.keep("claim", unit, Claim, self._genesis.lease.life_s, lambda: self._claim_fields(parent))
+            self._report("training", unit=unit, step=parent.step, target=parent.target_steps, parent_by=parent.holders[-1:])
+            async for event in session.events():
+                if event.kind == "checkpoint":
+                    parent = await self._publish(Path(event.fields["folder"]), parent, fence)
+                else:
+                    self._report(event.kind, unit=unit, **event.fields)
+        except VerificationError as error:
+            log.warning("%s", error)
+            self._evaluator.distrusted.add(str(parent.checkpoint))
+        except UnavailableError as error:
+            self._report("waiting", reason=f"{unit} cannot be trained yet: {error}")
+            await self._pause(self._period_s)
+        finally:
+            self._session = None
+            await self._release(parent)
+
+    def _claim_fields(self, parent: ResolvedUnit) -> dict[str, Any]:
+        step = self._session.step if self._session else parent.step
+        return {"unit": parent.unit, "parent": parent.checkpoint, "step": max(step, parent.step)}
+
+    async def _publish(self, folder: Path, parent: ResolvedUnit, fence: int) -> ResolvedUnit:
+        grown = await self._publisher.publish(folder, parent, fence)
+        loss = grown.lineage[-1].holdout_loss_micro
+        self._report("published", unit=parent.unit, step=grown.step, checkpoint=grown.checkpoint, holdout_loss_micro=loss)
+        return grown
+
+    async def _upkeep(self) -> None:
+        """Renew records, copy what this node should keep, and notice when a unit was lost to somebody else."""
+        while True:
+            try:
+                await self._announcer.flush()
+                survey = await self._surveyor.look()
+                for unit in await self._mirror.round(survey.units, survey.peers):
+                    self._report("copied", unit=unit, step=survey.units[unit].step)
+                if self._session and isinstance(action := self._decide(survey), Withdraw):
+                    self._report("lost", unit=action.unit)
+                    self._session.stop()
+            except ParisError as error:
+                log.warning("the network is not reachable, training goes on: %s", error)
+            await asyncio.sleep(self._period_s)
+
+    async def _survey(self) -> Survey:
+        while True:
+            try:
+                return await self._surveyor.look()
+            except NetworkError as error:
+                self._report("waiting", reason=f"the network is not reachable: {error}")
+                await self._pause(self._period_s)
+
+    @property
+    def _period_s(self) -> float:
+        return max(1.0, min(30.0, self._genesis.lease.life_s / 5))
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)

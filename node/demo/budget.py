@@ -1,0 +1,86 @@
+"""How many steps fit into the minutes given, on this machine as it is now: measured, then written into the signed recipe."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from paris.models.dit import DiT
+from paris.models.presets import PRESETS
+from paris.protocol.records import Recipe
+from paris.registry.recipes import PLANS, Plan
+
+OVERHEAD_S = 210.0
+EFFICIENCY = 0.8
+ROUTER_SHARE = 0.15
+PROBE_STEPS = 6
+BATCH = 96
+CHECKPOINTS = 5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was measured and what follows from it."""
+
+    samples_per_s: float
+    plan: Plan
+
+
+def plan_for(minutes: float, clusters: int) -> Budget:
+    """Plan a run that ends within the minutes.
+
+    Args:
+        minutes: For the whole demo; about three and a half of them go to everything but training.
+        clusters: K experts that share this machine.
+    """
+    rate = _samples_per_s()
+    training_s = max(20.0, minutes * 60 - OVERHEAD_S) * EFFICIENCY
+    steps = max(20, int(training_s * (1 - ROUTER_SHARE) * rate / (clusters * BATCH)))
+    router_steps = max(60, int(training_s * ROUTER_SHARE * rate * _router_speedup() / BATCH))
+    plan = PLANS["tiny"]
+    expert = _sized(plan.expert, {"steps": steps, "batch": BATCH, "lr": "0.0004", "warmup_steps": min(20, steps // 5), "ema": "0.99"})
+    router = _sized(plan.router, {"steps": router_steps, "batch": BATCH, "warmup_steps": min(30, router_steps // 5)})
+    return Budget(rate, replace(plan, expert=expert, router=router, life_s=30, settle_s=3, progress_s=240, replicas=2))
+
+
+def _sized(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    publish_every = max(1, -(-changes["steps"] // CHECKPOINTS))
+    return Recipe.parse({**recipe.model_dump(mode="json"), **changes, "publish_every": publish_every})
+
+
+def _samples_per_s() -> float:
+    """Training speed of one expert with every core, bf16."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    preset = PRESETS["tiny"]
+    network = DiT(**preset.expert)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    inputs = (
+        torch.randn(BATCH, *preset.shape),
+        torch.rand(BATCH),
+        torch.randn(BATCH, preset.text_tokens, preset.expert["text_dim"]),
+        torch.ones(BATCH, preset.text_tokens, dtype=torch.bool),
+    )
+    start = 0.0
+    for step in range(PROBE_STEPS + 2):
+        if step == 2:
+            start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = network(*inputs).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return PROBE_STEPS * BATCH / (time.perf_counter() - start)
+
+
+def _router_speedup() -> float:
+    """How much faster a router sample is than an expert sample, from their parameter counts."""
+    preset = PRESETS["tiny"]
+    from paris.models.router import Router
+
+    count = lambda network: sum(p.numel() for p in network.parameters())  # noqa: E731
+    with torch.device("meta"):
+        return float(count(DiT(**preset.expert)) / count(Router(**preset.router, clusters=2))) ** 0.5

@@ -1,0 +1,158 @@
+"""The demo from start to end: create, contribute, kill, take over, fetch, draw, audit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.live import Live
+
+from paris.node.cli.run import make_run
+from paris.node.cli.status import units_table
+from paris.node.console import err
+from paris.node.demo.budget import plan_for
+from paris.node.demo.processes import NodeProcess, run_command
+from paris.node.demo.prompts import PROMPTS
+from paris.node.peer import open_peer
+from paris.node.settings import Settings
+from paris.node.survey import look, rows
+from paris.protocol.errors import ParisError
+from paris.registry.atomic import remove_tree, write_json
+from paris.registry.resolve import load_genesis
+from paris.registry.runkey import RunKey
+from paris.registry.runs import Choices
+
+NAMES = ("ada", "bea", "cleo", "dora", "emmy", "fei", "grace", "hedy", "ines", "joan", "kato", "lise", "mary", "nora", "olga", "pia")
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+LOOK_EVERY_S = 3.0
+OVERTIME = 2.0
+Rows = list[dict[str, Any]]
+
+
+async def run_demo(out: Path, minutes: float, clusters: int, peers: int) -> dict[str, Any]:
+    """Run the whole demo in `out` and return its summary, also written to `out/summary.json`.
+
+    Raises:
+        ParisError: a part failed; every process is ended, the logs stay in `out/logs`.
+    """
+    started_s = time.monotonic()
+    _make_room(out)
+    err.print(f"[bold]paris-node demo[/]: {peers} contributors, {clusters} clusters, about {minutes:g} minutes; Ctrl-C ends all of it")
+    budget = plan_for(minutes, clusters)
+    choices = replace(Choices.default("demo", clusters, "tiny"), plan=budget.plan)
+    err.print(f"this machine trains {budget.samples_per_s:.0f} samples/s, so each expert gets {budget.plan.expert.steps} steps")
+    created = make_run("sample:emoji", choices, Settings.load(home=out / "homes" / "curator"))
+    nodes: list[NodeProcess] = []
+    try:
+        key = await _start_network(created["run"], out, peers, nodes)
+        deadline_s = started_s + minutes * 60 * OVERTIME
+        table = await _watch(key, out, nodes, deadline_s)
+        fetched, drawn, audited = await _use(key, out)
+    finally:
+        await asyncio.gather(*(node.end() for node in nodes))
+    summary = {
+        "run": str(key),
+        "units": [_unit(row, nodes) for row in table],
+        "takeovers": sum(len(row["trained_by"]) > 1 for row in table),
+        "fetched_bytes": fetched["fetched_bytes"],
+        "audit": audited["audit"],
+        "grid": drawn["file"],
+        "pictures": drawn["pictures"],
+        "seconds": round(time.monotonic() - started_s),
+    }
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def _make_room(out: Path) -> None:
+    """Start from an empty folder, but never empty a folder that is not an earlier demo's."""
+    if out.exists() and any(out.iterdir()) and not (out / "homes").is_dir():
+        raise ParisError(f"{out} is not empty and is no earlier demo", hint="Choose another folder with --out.")
+    for part in ("homes", "ensemble", "logs"):
+        remove_tree(out / part)
+    (out / "logs").mkdir(parents=True)
+
+
+async def _start_network(run: str, out: Path, peers: int, nodes: list[NodeProcess]) -> RunKey:
+    """Start the curator's node, which serves genesis and data, and the contributors, which find it through the DHT."""
+    curator = NodeProcess("curator", out / "homes" / "curator", out / "logs" / "curator.log")
+    nodes.append(curator)
+    await curator.start(run, "--no-train")
+    await curator.ready()
+    key = RunKey.parse(run).with_peers(curator.addrs[:1])
+    err.print(f"run key: {key}", markup=False)
+    for name in NAMES[:peers]:
+        node = NodeProcess(name, out / "homes" / name, out / "logs" / f"{name}.log")
+        nodes.append(node)
+        await node.start(str(key), "--threads", "1")
+    for node in nodes[1:]:
+        await node.ready()
+    return key
+
+
+async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: float) -> Rows:
+    """Show the run as the network tells it, kill one contributor half-way, and wait until every unit is complete."""
+    settings = Settings.load(home=out / "homes" / "observer", listen=LOOPBACK)
+    victim: NodeProcess | None = None
+    async with open_peer(settings, key.peers, serve=False) as peer:
+        genesis = await load_genesis(peer.library, key.run)
+        with Live(console=err, refresh_per_second=2, transient=not err.is_terminal) as live:
+            while time.monotonic() < deadline_s:
+                resolved, claims, names = await look(peer.library, key.run, genesis)
+                table = rows(resolved, claims, names)
+                if err.is_terminal:
+                    live.update(units_table(f"{genesis.name}, {len(names)} peers", table))
+                if victim is None and (victim := _half_way(table, nodes)):
+                    victim.kill()
+                    live.console.print(f"[bold red]killed {victim.name}[/] with SIGKILL, half-way through its unit")
+                if resolved.complete and victim is not None:
+                    live.update(units_table(f"{genesis.name}, complete", table))
+                    return table
+                if not any(node.alive for node in nodes[1:]):
+                    raise ParisError("every contributor has ended", why=f"see {out / 'logs'}")
+                await asyncio.sleep(LOOK_EVERY_S)
+    raise ParisError("the demo did not end in time", why=f"this machine is busy, or something hangs: see {out / 'logs'}")
+
+
+def _half_way(table: Rows, nodes: list[NodeProcess]) -> NodeProcess | None:
+    """The contributor to kill: half-way through a cluster whose newest checkpoint somebody else holds a copy of too."""
+    by_id = {node.peer_id: node for node in nodes[1:] if node.alive}
+    for row in table:
+        published = row["published_step"] / row["target"]
+        if row["unit"] != "router" and 0.3 < published < 0.9 and row["copies"] > 1 and row["holder"] in by_id:
+            return by_id[row["holder"]]
+    return None
+
+
+async def _use(key: RunKey, out: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What a stranger does with nothing but the run key: fetch, draw, audit, each as its own command."""
+    home, log = ("--home", str(out / "homes" / "visitor"), "--listen", LOOPBACK), out / "logs" / "visitor.log"
+    ensemble, grid = str(out / "ensemble"), str(out / "grid.png")
+    fetched = await _told("fetching the ensemble by its run key", lambda: run_command("fetch", str(key), "--to", ensemble, *home, log=log))
+    drawn = await _told("drawing", lambda: run_command("generate", ensemble, *PROMPTS, "--out", grid, log=log))
+    audited = await _told("auditing", lambda: run_command("audit", str(key), *home, log=log))
+    return fetched, drawn, audited
+
+
+async def _told(what: str, work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    started_s = time.monotonic()
+    result = await work()
+    err.print(f"{what}: {time.monotonic() - started_s:.0f} s")
+    return result
+
+
+def _unit(row: dict[str, Any], nodes: list[NodeProcess]) -> dict[str, Any]:
+    names = {node.peer_id: node.name for node in nodes}
+    loss = row["holdout_loss_micro"]
+    return {
+        "unit": "router" if row["unit"] == "router" else int(row["unit"].removeprefix("cluster-")),
+        "words": row["words"],
+        "holders": [{"peer": holder, "name": names.get(holder, "")} for holder in row["trained_by"]],
+        "steps": row["published_step"],
+        "holdout_loss": None if loss is None else loss / 1e6,
+        "takeover": len(row["trained_by"]) > 1,
+    }

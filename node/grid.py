@@ -1,0 +1,44 @@
+"""Pictures laid out in a grid with their prompts underneath."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from paris.registry.atomic import write_bytes
+
+CELL_PX = 160
+CAPTION_PX = 38
+MARGIN_PX = 8
+CAPTION_CHARS = 28
+
+
+def captioned_grid(images: list[Image.Image], captions: list[str], columns: int = 0) -> Image.Image:
+    """Lay pictures out row by row, each enlarged to a readable cell with its caption below; one picture is just enlarged.
+
+    Args:
+        images: Pictures of any size.
+        captions: One each.
+        columns: Pictures a row; 0 for a shape close to three by two.
+    """
+    columns = columns or max(1, min(len(images), round((1.5 * len(images)) ** 0.5)))
+    rows = -(-len(images) // columns)
+    width, height = CELL_PX + 2 * MARGIN_PX, CELL_PX + CAPTION_PX + 2 * MARGIN_PX
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = (i % columns) * width + MARGIN_PX, (i // columns) * height + MARGIN_PX
+        sheet.paste(image.resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS), (left, top))
+        text = "\n".join(textwrap.wrap(caption, CAPTION_CHARS)[:2])
+        draw.multiline_text((left + CELL_PX / 2, top + CELL_PX + 4), text, "#333333", font, "ma", align="center")
+    return sheet
+
+
+def save_png(image: Image.Image, file: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(file, buffer.getvalue())

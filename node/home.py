@@ -1,0 +1,83 @@
+"""A node's home folder: its key, its store, its work, and the lock that keeps two live nodes from sharing one name."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from paris.protocol.errors import UsageError
+from paris.protocol.identity import Identity
+from paris.registry.atomic import write_bytes
+from paris.registry.store import Store
+
+
+class Home:
+    """Everything a node keeps on disk.
+
+    Layout: identity.key (0600) - store/ (content-addressed blobs) - work/<run>/<unit>/ (training state) - cache/ (ingested data).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.store = Store(path / "store")
+
+    @property
+    def identity_path(self) -> Path:
+        """The key file, in libp2p's protobuf form, so that the DHT daemon reads the same file."""
+        return self.path / "identity.key"
+
+    def identity(self) -> Identity:
+        """Return the node's key; the first call makes one."""
+        if not self.identity_path.exists():
+            self.save_identity(Identity.from_seed(secrets.token_bytes(32)))
+        return Identity.from_libp2p(self.identity_path.read_bytes())
+
+    def save_identity(self, identity: Identity) -> None:
+        """Write the key file, readable by its owner only.
+
+        Raises:
+            UsageError: there is a key already; a lost key is a lost name, so it is never overwritten.
+        """
+        if self.identity_path.exists():
+            raise UsageError(
+                f"{self.identity_path} already holds a key",
+                why="overwriting it would lose this node's name for ever",
+                hint="Move the old file to a safe place first, or choose another folder with --home.",
+            )
+        write_bytes(self.identity_path, identity.to_libp2p(), mode=0o600)
+
+    def work(self, run: str, unit: str) -> Path:
+        """The folder of one unit's training."""
+        return self.path / "work" / run.removeprefix("sha256:")[:16] / unit
+
+    @property
+    def cache(self) -> Path:
+        """Where shards are ingested to."""
+        return self.path / "cache"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the home for one live node.
+
+        Raises:
+            UsageError: another process runs with this home, and so with this key.
+        """
+        with (self.path / "lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                raise UsageError(
+                    f"a node with this key is already running (process {handle.read().strip() or 'unknown'})",
+                    why=f"{self.path} is locked; two live nodes with one key would contradict each other's records",
+                    hint="Stop the other one, or start this one with its own --home.",
+                ) from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield

@@ -1,0 +1,100 @@
+"""What the node tells its training child, and what the child answers: JSON both ways, one file in, one line an event out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from paris.registry.atomic import write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stretch of training of one unit.
+
+    Attributes:
+        run: The run's digest: part of the key of all randomness.
+        unit: "base", "cluster-<k>" or "router".
+        network: Keyword arguments of the expert or router.
+        recipe: The genesis' recipe for this unit.
+        shards: Training shards on disk.
+        holdout: Hold-out shards on disk.
+        codec: {"kind", "folder"}; folder is None for pixels.
+        text: {"kind", "name", "tokens", "sha256"}.
+        start: Folder of exported weights to start from, or None.
+        resume: Folder of a full training state to go on from, or None.
+        evaluate: Folder of exported weights to measure on hold-out data, and nothing else; None for training.
+        claimed_loss_micro: Hold-out loss the parent checkpoint claims; measured again before building on it.
+        work: Where checkpoints are written, as `checkpoint-<step>/`.
+        cache: Where shards are ingested to.
+        threads: CPU threads.
+    """
+
+    run: str
+    unit: str
+    network: dict[str, Any]
+    recipe: dict[str, Any]
+    shards: tuple[str, ...]
+    holdout: tuple[str, ...]
+    codec: dict[str, Any]
+    text: dict[str, Any]
+    start: str | None
+    resume: str | None
+    evaluate: str | None
+    claimed_loss_micro: int | None
+    work: str
+    cache: str
+    threads: int
+
+    @property
+    def is_router(self) -> bool:
+        """Whether the unit is the router."""
+        return self.unit == "router"
+
+    def write(self, path: Path) -> None:
+        """Write the job for the child to read."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read a job written by `write`."""
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "shards": tuple(fields["shards"]), "holdout": tuple(fields["holdout"])})
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the child.
+
+    Kinds: "prepare" (done) - "resumed" (step) - "measured" (measured_loss_micro, claimed_loss_micro) - "step" (step, loss,
+    per_s) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "failed" (what, why, hint, exit_code).
+    """
+
+    kind: str
+    fields: dict[str, Any]
+
+    def line(self) -> str:
+        """The event as one line of JSON."""
+        return json.dumps({"event": self.kind, **self.fields})
+
+    @classmethod
+    def parse(cls, line: bytes) -> Event | None:
+        """Read a line; anything a library printed in between is no event."""
+        try:
+            fields = json.loads(line)
+            return cls(fields.pop("event"), fields)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return None
+
+
+def parse_step(folder: Path) -> int:
+    """The step in the name of a `checkpoint-<step>` or `parent-<step>` folder."""
+    return int(folder.name.rpartition("-")[2])
+
+
+def newest_checkpoint(work: Path) -> Path | None:
+    """The checkpoint folder with most steps that was written whole."""
+    complete = [p for p in work.glob("checkpoint-*") if p.is_dir() and (p / "metrics.json").exists()]
+    return max(complete, key=parse_step, default=None)

@@ -1,0 +1,55 @@
+"""Keeping copies: a checkpoint that only its trainer holds dies with it, so peers copy what rendezvous hashing gives them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from paris.node.announcer import Announcer
+from paris.node.publisher import forget_state, stand_behind
+from paris.node.session import Place
+from paris.protocol.errors import ParisError
+from paris.protocol.placement import keepers
+from paris.protocol.records import Checkpoint
+from paris.registry.resolve import ResolvedUnit
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Copies other peers' newest checkpoints, full training state included, and announces itself as a provider.
+
+    Contract: it announces only what it holds whole and verified. A copy that fails is tried again at the next round.
+    """
+
+    def __init__(self, place: Place, announcer: Announcer) -> None:
+        self._place, self._announcer = place, announcer
+        self._kept: dict[str, tuple[str, Checkpoint]] = {}
+
+    async def round(self, units: Mapping[str, ResolvedUnit], peers: Sequence[str]) -> list[str]:
+        """Copy what this node should keep of the units as they stand now; return the units copied."""
+        copied = []
+        for unit in units.values():
+            if self._should_keep(unit, peers):
+                try:
+                    await self._copy(unit)
+                    copied.append(unit.unit)
+                except ParisError as error:
+                    log.warning("could not copy %s at step %d, will try again: %s", unit.unit, unit.step, error)
+        return copied
+
+    def _should_keep(self, unit: ResolvedUnit, peers: Sequence[str]) -> bool:
+        me = self._place.peer.peer_id
+        if not unit.lineage or unit.lineage[-1].signer == me or me in unit.providers:
+            return False
+        candidates = {*peers, me} - {unit.lineage[-1].signer}
+        return me in keepers(self._place.run, unit.unit, candidates, self._place.genesis.replicas)
+
+    async def _copy(self, unit: ResolvedUnit) -> None:
+        library, newest = self._place.peer.library, unit.lineage[-1]
+        manifest = await library.manifest(newest.manifest, unit.providers)
+        await library.files(manifest.files, unit.providers)
+        await stand_behind(self._announcer, unit)
+        if unit.unit in self._kept and self._kept[unit.unit][0] != unit.checkpoint:
+            forget_state(self._place, self._kept[unit.unit][1])
+        self._kept[unit.unit] = (str(unit.checkpoint), newest)

@@ -1,0 +1,134 @@
+"""From a checkpoint folder the training child wrote to a signed, announced checkpoint of the run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from paris.node.announcer import Announcer
+from paris.node.jobs import newest_checkpoint, parse_step
+from paris.node.session import Place
+from paris.protocol import envelope
+from paris.protocol.limits import LIMITS
+from paris.protocol.manifest import Manifest
+from paris.protocol.records import Checkpoint, Tip, open_checkpoint, statement
+from paris.registry.atomic import remove_tree, write_json
+from paris.registry.resolve import ResolvedUnit
+
+CHECKPOINT_FILES = ("config.json", "diffusion_pytorch_model.safetensors", "metrics.json", "state.json", "state.safetensors")
+FULL_STATE = "state.safetensors"
+
+
+class Publisher:
+    """Signs what this node trained and stands behind it.
+
+    Contract: order of writes is files, manifest, statement, note of what was published, announcement; a crash in between loses
+    no step, the restart finds the folder and publishes again. The full training state of older checkpoints is dropped,
+    except the last but one.
+    """
+
+    def __init__(self, place: Place, announcer: Announcer) -> None:
+        self._place, self._announcer = place, announcer
+
+    def published(self, unit: str) -> str | None:
+        """Digest of the newest checkpoint this node published for a unit."""
+        note = self._place.work(unit) / "published.json"
+        return str(json.loads(note.read_text())["checkpoint"]) if note.exists() else None
+
+    def unpublished(self, parent: ResolvedUnit) -> Path | None:
+        """A checkpoint folder that follows `parent` and was written but not published before this node went down."""
+        folder = newest_checkpoint(self._place.work(parent.unit))
+        if folder is None or parse_step(folder) <= parent.step:
+            return None
+        from_step = json.loads((folder / "metrics.json").read_text())["from_step"]
+        mine = parent.checkpoint == self.published(parent.unit)
+        return folder if from_step == parent.step and mine else None
+
+    async def publish(self, folder: Path, parent: ResolvedUnit, fence: int) -> ResolvedUnit:
+        """Store, sign and announce a checkpoint; return the unit with its lineage one segment longer.
+
+        Args:
+            folder: `checkpoint-<step>`, written whole by the training child.
+            parent: The unit as it stood before this segment.
+            fence: Sequence number of the claim it was trained under.
+        """
+        place, store = self._place, self._place.peer.home.store
+        metrics = json.loads((folder / "metrics.json").read_text())
+        manifest = await asyncio.to_thread(store.add_tree, folder, CHECKPOINT_FILES)
+        signed = envelope.sign("checkpoint", self._statement(metrics, manifest.digest, parent, fence), place.peer.identity)
+        digest = store.put_bytes(signed)
+        checkpoint = open_checkpoint(signed)
+        write_json(place.work(parent.unit) / "published.json", {"checkpoint": digest, "step": checkpoint.to_step})
+        grown = ResolvedUnit(
+            parent.unit,
+            parent.target_steps,
+            (*parent.lineage, checkpoint),
+            (*parent.digests, digest),
+            (place.peer.peer_id,),
+        )
+        await stand_behind(self._announcer, grown)
+        self._forget_old_states(grown)
+        return grown
+
+    def _statement(self, metrics: dict[str, Any], manifest: str, parent: ResolvedUnit, fence: int) -> Checkpoint:
+        genesis, unit = self._place.genesis, parent.unit
+        cluster = genesis.cluster(unit)
+        names = [name for c in ([cluster] if cluster else genesis.clusters) for name in c.shards]
+        store = self._place.peer.home.store
+        from_base = unit != "router" and parent.checkpoint is None
+        return statement(
+            run=self._place.run,
+            unit=unit,
+            from_step=parent.step,
+            to_step=metrics["to_step"],
+            fence=fence,
+            seed=genesis.recipe(unit).seed,
+            manifest=manifest,
+            parent=parent.checkpoint,
+            start=genesis.start.manifest if from_base else None,
+            shards=data_digests(store.get_bytes(genesis.data.manifest, LIMITS.blob_bytes), names),
+            signer=self._place.peer.peer_id,
+            versions=metrics["versions"],
+            invocation=f"{unit}-{fence}-{metrics['to_step']}",
+            started_s=metrics["started_s"],
+            finished_s=metrics["finished_s"],
+            loss_trace_micro=[(step, loss) for step, loss in metrics["loss_trace_micro"]],
+            holdout_loss_micro=metrics["holdout_loss_micro"],
+        )
+
+    def _forget_old_states(self, unit: ResolvedUnit) -> None:
+        for old in unit.lineage[:-2]:
+            forget_state(self._place, old)
+        for folder in self._place.work(unit.unit).glob("*-*"):
+            if folder.is_dir() and parse_step(folder) < unit.step:
+                remove_tree(folder)
+
+
+async def stand_behind(announcer: Announcer, unit: ResolvedUnit) -> None:
+    """Announce that this node holds and serves a unit's newest checkpoint."""
+    newest = unit.lineage[-1]
+    fields = {
+        "unit": unit.unit,
+        "checkpoint": unit.checkpoint,
+        "manifest": newest.manifest,
+        "step": newest.to_step,
+        "loss_micro": newest.holdout_loss_micro or 0,
+    }
+    await announcer.keep("tip", unit.unit, Tip, LIMITS.life_s["tip"], lambda: fields)
+
+
+def data_digests(manifest: bytes, names: list[str]) -> dict[str, str]:
+    """Digests of the named shards."""
+    wanted = set(names)
+    return {entry.name: entry.sha256 for entry in Manifest.from_bytes(manifest).files if entry.name in wanted}
+
+
+def forget_state(place: Place, checkpoint: Checkpoint) -> None:
+    """Drop the full training state of an old checkpoint; its weights, manifest and statement stay for audits."""
+    store = place.peer.home.store
+    if store.path(checkpoint.manifest):
+        for entry in Manifest.from_bytes(store.get_bytes(checkpoint.manifest, LIMITS.blob_bytes)).files:
+            if entry.name == FULL_STATE:
+                store.remove(entry.sha256)

@@ -1,0 +1,204 @@
+"""The training child: one process, one unit. It reads a job, says on stdout what it does, and checkpoints on SIGTERM.
+
+A crash of training cannot take the peer down, stopping it frees all its memory, and it ends by itself when the peer is gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from paris.models.cache import LatentCache, ingest
+from paris.models.dit import DiT
+from paris.models.latents import open_codec
+from paris.models.objectives import RoutingObjective, VelocityObjective
+from paris.models.router import Router
+from paris.models.text import open_text_encoder
+from paris.models.training import Trainer
+from paris.node.jobs import Event, Job
+from paris.protocol.errors import ParisError, ResourceError, VerificationError
+from paris.registry.atomic import replace_directory, write_json
+
+EVALUATION_SAMPLES = 256
+PARENT_LOSS_TOLERANCE = 1.02
+
+
+class Stop:
+    """Whether to stop: on SIGTERM or SIGINT, or when the parent process has gone."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._parent = os.getppid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the peer died; its pipe is then gone too, and nobody is there to publish."""
+        return os.getppid() != self._parent
+
+    def __call__(self) -> bool:
+        return self._asked or self.orphaned
+
+
+def say(kind: str, **fields: object) -> None:
+    """Send one event to the peer."""
+    sys.stdout.write(Event(kind, fields).line() + "\n")
+    sys.stdout.flush()
+
+
+def train(job: Job, stop: Stop) -> None:
+    """Train until the unit's last step, writing a checkpoint every `publish_every` steps and one when told to stop."""
+    torch.set_num_threads(job.threads)
+    holdout = _ingested(job, job.holdout, stop)
+    if job.evaluate:
+        trainer = _trainer(job, holdout)
+        trainer.start_from(Path(job.evaluate))
+        _check_claim(job, trainer, holdout)
+        return
+    trainer = _trainer(job, _ingested(job, job.shards, stop))
+    if job.resume:
+        trainer.load(Path(job.resume))
+        _check_claim(job, trainer, holdout)
+    elif job.start:
+        trainer.start_from(Path(job.start))
+    say("resumed", step=trainer.step)
+    cadence = job.recipe["publish_every"]
+    while trainer.step < trainer.recipe.steps and not stop():
+        until = min(trainer.recipe.steps, (trainer.step // cadence + 1) * cadence)
+        _train_segment(job, trainer, holdout, until, stop)
+    say("stopped", step=trainer.step)
+
+
+def _train_segment(job: Job, trainer: Trainer, holdout: LatentCache, until_step: int, stop: Stop) -> None:
+    from_step, started_s = trainer.step, time.time()
+    trace: list[tuple[int, int]] = []
+
+    def report(step: int, loss: float) -> None:
+        trace.append((step, round(loss * 1e6)))
+        per_s = (step - from_step) * trainer.recipe.batch / max(time.time() - started_s, 1e-9)
+        say("step", step=step, loss=round(loss, 5), per_s=round(per_s, 1))
+
+    trainer.train(until_step, report, stop)
+    if trainer.step == from_step or stop.orphaned:
+        return
+    metrics = {
+        "from_step": from_step,
+        "to_step": trainer.step,
+        "loss_trace_micro": trace[:: max(1, len(trace) // 64)],
+        "holdout_loss_micro": round(trainer.evaluate(holdout, EVALUATION_SAMPLES) * 1e6),
+        "started_s": int(started_s),
+        "finished_s": int(time.time()),
+        "versions": _versions(job),
+    }
+    if job.is_router:
+        metrics["holdout_accuracy_micro"] = round(trainer.accuracy(holdout, EVALUATION_SAMPLES) * 1e6)
+    _write_checkpoint(job, trainer, metrics)
+
+
+def _write_checkpoint(job: Job, trainer: Trainer, metrics: dict[str, object]) -> None:
+    """Write everything beside its final place, then rename: a folder named `checkpoint-<step>` is always whole."""
+    staging = Path(job.work) / f".writing-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    trainer.save(staging)
+    trainer.export(staging)
+    write_json(staging / "metrics.json", metrics)
+    folder = Path(job.work) / f"checkpoint-{trainer.step}"
+    replace_directory(staging, folder)
+    say("checkpoint", step=trainer.step, folder=str(folder), holdout_loss_micro=metrics["holdout_loss_micro"])
+
+
+def _check_claim(job: Job, trainer: Trainer, holdout: LatentCache) -> None:
+    """Measure a stranger's checkpoint before it counts: a high step number alone moves nobody.
+
+    Raises:
+        VerificationError: it is worse on hold-out data than its trainer claims, by more than the tolerance.
+    """
+    if job.claimed_loss_micro is None:
+        return
+    measured = round(trainer.evaluate(holdout, EVALUATION_SAMPLES) * 1e6)
+    say("measured", measured_loss_micro=measured, claimed_loss_micro=job.claimed_loss_micro)
+    if measured > job.claimed_loss_micro * PARENT_LOSS_TOLERANCE:
+        raise VerificationError(
+            f"a checkpoint of {job.unit} is worse than it claims",
+            why=f"its hold-out loss was measured as {measured / 1e6:.4f}, it claims {job.claimed_loss_micro / 1e6:.4f}",
+            hint="Nothing to do: this node goes on without it.",
+        )
+
+
+def _trainer(job: Job, cache: LatentCache) -> Trainer:
+    torch.manual_seed(int(hashlib.sha256(f"{job.run} {job.unit}".encode()).hexdigest()[:15], 16))
+    network = Router(**job.network) if job.is_router else DiT(**job.network)
+    objective = RoutingObjective() if job.is_router else VelocityObjective()
+    return Trainer(network, objective, cache, job.recipe, (job.run, job.unit), job.threads)
+
+
+def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
+    """Open the cache of these shards, or make it: named by all that goes into it, so it is never stale."""
+    parts = [Path(shard).name + str(Path(shard).stat().st_size) for shard in shards]
+    name = hashlib.sha256(json.dumps([job.run, parts, job.codec["kind"], job.text]).encode()).hexdigest()[:24]
+    path = Path(job.cache) / f"{name}.safetensors"
+    if path.exists():
+        return LatentCache.open(path)
+    encoder = open_text_encoder(job.text["kind"], job.text["name"], job.text["tokens"])
+    if "sha256:" + encoder.identity()["sha256"].removeprefix("sha256:") != job.text["sha256"]:
+        raise VerificationError(
+            f"the text encoder {job.text['name']} installed here is not the one of this run",
+            why="its weights have another digest than the genesis names",
+            hint="Install the version the run's page names.",
+        )
+    folder = job.codec["folder"]
+
+    def report(done: int) -> None:
+        say("prepare", done=done)
+        if stop():
+            raise SystemExit(0)
+
+    return ingest([Path(s) for s in shards], open_codec(job.codec["kind"], folder and Path(folder)), encoder, path, progress=report)
+
+
+def _versions(job: Job) -> dict[str, str]:
+    """What a replay must know to expect equal bits."""
+    return {
+        "paris-node": version("paris-node"),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(job.threads),
+    }
+
+
+def main() -> int:
+    """Run the job named on the command line; what goes wrong becomes one "failed" event with a sentence."""
+    try:
+        train(Job.read(Path(sys.argv[1])), Stop())
+    except ParisError as error:
+        say("failed", what=error.what, why=error.why, hint=error.hint, exit_code=error.exit_code)
+        return error.exit_code
+    except MemoryError:
+        say("failed", what="there is not enough memory to train this unit", hint="Close other programs.", why="")
+        return ResourceError.exit_code
+    except ValueError as error:
+        say("failed", what=str(error), why="", hint="")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""From a resolved run to a folder people can use: weights checked out, and the proofs of where they come from beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from paris.models.pipeline import write_index
+from paris.protocol.errors import UnavailableError
+from paris.protocol.limits import LIMITS
+from paris.protocol.manifest import Manifest
+from paris.registry.atomic import remove_tree, replace_directory, temporary_beside, write_bytes, write_json
+from paris.registry.library import Library, Progress
+from paris.registry.resolve import ResolvedRun, ResolvedUnit
+
+MODEL_FILES = frozenset({"config.json", "diffusion_pytorch_model.safetensors"})
+
+
+async def fetch_ensemble(
+    library: Library, resolved: ResolvedRun, folder: Path, providers: tuple[str, ...] = (), progress: Progress | None = None
+) -> int:
+    """Fetch every expert and the router and lay them out as a `ParisPipeline` folder, all at once or not at all.
+
+    Args:
+        library: Store and network.
+        resolved: The run, with a verified checkpoint of every unit.
+        folder: Where the ensemble goes; an earlier one there is replaced.
+        providers: Peers to ask besides those the tips name.
+        progress: Told bytes as they arrive.
+
+    Returns:
+        Bytes that came over the network.
+
+    Raises:
+        UnavailableError: a unit has no checkpoint yet, or no peer serves it now; what was fetched is kept.
+    """
+    if missing := [unit.unit for unit in resolved.units.values() if not unit.lineage]:
+        raise UnavailableError(
+            f"the run has no checkpoint of {', '.join(missing)} yet",
+            why="an ensemble needs every expert and the router",
+            hint="See how far it is with `paris-node status`, or help with `paris-node start`.",
+        )
+    fetched_bytes = 0
+    manifests: dict[str, Manifest] = {}
+    for unit in resolved.units.values():
+        manifests[unit.unit], size = await _fetch(library, str(unit.manifest), (*unit.providers, *providers), progress, MODEL_FILES)
+        fetched_bytes += size
+    codec = None
+    if resolved.genesis.codec.manifest:
+        codec, size = await _fetch(library, resolved.genesis.codec.manifest, providers, progress)
+        fetched_bytes += size
+    await asyncio.to_thread(_lay_out, library, resolved, manifests, codec, folder)
+    return fetched_bytes
+
+
+async def _fetch(
+    library: Library, digest: str, providers: tuple[str, ...], progress: Progress | None, names: frozenset[str] | None = None
+) -> tuple[Manifest, int]:
+    manifest = await library.manifest(digest, providers)
+    wanted = manifest if names is None else manifest.select(lambda entry: entry.name in names)
+    return wanted, await library.files(wanted.files, providers, progress)
+
+
+def _lay_out(
+    library: Library, resolved: ResolvedRun, manifests: dict[str, Manifest], codec: Manifest | None, folder: Path
+) -> None:
+    store, genesis = library.store, resolved.genesis
+    staging = temporary_beside(folder)
+    try:
+        for unit, manifest in manifests.items():
+            store.checkout(manifest, staging / unit.replace("cluster-", "expert_"))
+        if codec:
+            store.checkout(codec, staging / "vae")
+        text = genesis.text.model_dump(mode="json")
+        write_index(staging, len(genesis.clusters), genesis.codec.kind, text, scheduler=True)
+        _write_provenance(library, resolved, staging / "provenance")
+        replace_directory(staging, folder)
+    finally:
+        remove_tree(staging)
+
+
+def _write_provenance(library: Library, resolved: ResolvedRun, folder: Path) -> None:
+    """The signed genesis, every statement and every newest manifest, so that the folder can be audited by itself."""
+    write_bytes(folder / "genesis.json", library.store.get_bytes(resolved.run, LIMITS.blob_bytes))
+    for unit in resolved.units.values():
+        for digest, segment in zip(unit.digests, unit.lineage, strict=True):
+            name = f"{unit.unit}-{segment.to_step:08d}.checkpoint.json"
+            write_bytes(folder / name, library.store.get_bytes(digest, LIMITS.blob_bytes))
+        newest = library.store.get_bytes(str(unit.manifest), LIMITS.blob_bytes)
+        write_bytes(folder / f"{unit.unit}.manifest.json", newest)
+    write_json(folder / "run.json", {"run": resolved.run, "units": {u.unit: _summary(u) for u in resolved.units.values()}})
+
+
+def _summary(unit: ResolvedUnit) -> dict[str, object]:
+    return {"checkpoint": unit.checkpoint, "step": unit.step, "trained_by": list(unit.holders)}

@@ -1,0 +1,90 @@
+"""Blobs and files by digest: from the local store where they are there, else from peers, verified on arrival and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from paris.protocol.digests import sha256_of
+from paris.protocol.errors import DigestError, UnavailableError
+from paris.protocol.limits import LIMITS
+from paris.protocol.manifest import FileEntry, Manifest
+from paris.protocol.records import Record
+from paris.registry.store import Store
+
+Progress = Callable[[int], None]
+
+
+class Network(Protocol):
+    """What the registry asks of a network: records by slot, bytes by digest. Nothing it returns is trusted unverified."""
+
+    async def records(self, kind: str, run: str, slot: str) -> list[Record]:
+        """Return the newest valid record of every signer in one slot."""
+
+    async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
+        """Return a small blob from the first provider whose bytes hash to `digest`."""
+
+    async def fetch_file(self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress) -> None:
+        """Complete `partial`, every piece verified."""
+
+
+class Library:
+    """The store with the network behind it; offline when there is no network.
+
+    Contract: whatever a method returns has the digest that was asked for. Fetching the same thing twice costs one transfer.
+    """
+
+    def __init__(self, store: Store, network: Network | None = None) -> None:
+        self.store = store
+        self.network = network
+
+    async def records(self, kind: str, run: str, slot: str = "") -> list[Record]:
+        """Return the valid records of a slot; none when offline."""
+        return await self.network.records(kind, run, slot) if self.network else []
+
+    async def blob(self, digest: str, providers: Sequence[str] = ()) -> bytes:
+        """Return a small blob.
+
+        Raises:
+            UnavailableError: neither the store nor any provider has it.
+        """
+        if self.store.path(digest):
+            return self.store.get_bytes(digest, LIMITS.blob_bytes)
+        data = await self._online(digest).fetch_blob(digest, providers)
+        if sha256_of(data) != digest:
+            raise DigestError(f"a provider of {digest[:19]}… sent other bytes", hint="Ask again; the peer is left out.")
+        self.store.put_bytes(data)
+        return data
+
+    async def manifest(self, digest: str, providers: Sequence[str] = ()) -> Manifest:
+        """Return a manifest by its id."""
+        return Manifest.from_bytes(await self.blob(digest, providers))
+
+    async def files(
+        self, entries: Sequence[FileEntry], providers: Sequence[str] = (), progress: Progress | None = None
+    ) -> int:
+        """Make sure the store holds these files; return how many bytes had to be fetched.
+
+        Raises:
+            UnavailableError: a file is nowhere to be had; what was fetched so far is kept.
+        """
+        fetched_bytes = 0
+        for entry in entries:
+            if self.store.path(entry.sha256):
+                continue
+            partial = self.store.partial(entry.sha256)
+            await self._online(entry.name).fetch_file(entry, providers, partial, progress or (lambda _bytes: None))
+            await asyncio.to_thread(self.store.commit_partial, entry)
+            fetched_bytes += entry.size
+        return fetched_bytes
+
+    def _online(self, wanted: str) -> Network:
+        if self.network is None:
+            raise UnavailableError(
+                f"{wanted} is not in the local store",
+                why="this command works offline, from what was fetched before",
+                hint="Fetch the run first: paris-node fetch paris://…",
+            )
+        return self.network

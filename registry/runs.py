@@ -1,0 +1,188 @@
+"""Making a run: captioned data in, clusters, shards and a signed genesis out; the digest of the genesis is the run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from paris.models.presets import PRESETS, Preset
+from paris.models.text import open_text_encoder
+from paris.protocol import envelope
+from paris.protocol.errors import ResourceError, UsageError
+from paris.protocol.identity import Identity
+from paris.protocol.records import Genesis
+from paris.registry.clusters import cluster
+from paris.registry.features import open_features, survey
+from paris.registry.recipes import PLANS, Plan
+from paris.registry.runkey import RunKey
+from paris.registry.shards import ClusterShards, shard_names, write_shards
+from paris.registry.sources import Rejects, Source, read_samples
+from paris.registry.store import Store
+
+Progress = Callable[[str, int, int], None]
+
+TEXT_ENCODERS = {384: ("minilm", "all-MiniLM-L6-v2"), 768: ("clip", "openai/clip-vit-large-patch14")}
+PACKAGED_START = "base"
+PACKAGED_CODEC = "autoencoder"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a curator chooses.
+
+    Attributes:
+        name: Name of the run.
+        clusters: K, the number of experts.
+        preset: Name of a preset of `paris.models.presets`.
+        features: What clusters are made of: text, pixels or text+pixels.
+        start: `scratch`, `base` (the packaged start for the tiny preset) or a folder of exported weights.
+        admitted: Peer ids that may contribute; none means open to everybody.
+        plan: Recipes, lease times, copies.
+    """
+
+    name: str
+    clusters: int
+    preset: str
+    features: str
+    start: str
+    admitted: tuple[str, ...]
+    plan: Plan
+
+    @classmethod
+    def default(cls, name: str, clusters: int, preset: str) -> Choices:
+        """A preset's own choices.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        if preset not in PLANS:
+            raise UsageError(f"there is no preset {preset!r}", hint=f"Choose one of {', '.join(PLANS)}.")
+        start = "base" if preset == "tiny" else "scratch"
+        return cls(name, clusters, preset, "text+pixels", start, (), PLANS[preset])
+
+
+@dataclass(frozen=True)
+class Created:
+    """A run that exists now, in the curator's store."""
+
+    key: RunKey
+    genesis: Genesis
+    rejects: Rejects
+
+
+def create_run(
+    source: Source, choices: Choices, curator: Identity, store: Store, work: Path, now_s: int, progress: Progress
+) -> Created:
+    """Cluster and shard the data, put everything a contributor needs into the store, and sign the genesis.
+
+    Equal data, choices, curator and time give an equal run. Interrupted, the same call goes on with the shards that are whole.
+
+    Raises:
+        UsageError: no preset of this name, too few samples for so many clusters.
+        ResourceError: the disk is full, or the text encoder is not installed.
+    """
+    preset = PRESETS[choices.preset]
+    text = _text_model(preset)
+    shards, total, features, rejects = _shard_data(source, choices, preset, work, progress)
+    data = store.add_tree(work, shard_names(shards))
+    genesis = Genesis.parse(
+        {
+            "name": choices.name,
+            "version": 1,
+            "prev": None,
+            "created": now_s,
+            "curators": {"keys": [curator.peer_id], "threshold": 1},
+            "admission": {"policy": "list" if choices.admitted else "open", "keys": list(choices.admitted)},
+            "model": {
+                "preset": preset.name,
+                "expert": preset.expert,
+                "router": {**preset.router, "clusters": choices.clusters},
+            },
+            "training": {
+                "expert": choices.plan.expert.model_dump(mode="json"),
+                "router": choices.plan.router.model_dump(mode="json"),
+            },
+            "codec": {"kind": preset.codec, "manifest": _codec_manifest(preset, store)},
+            "text": text,
+            "start": _start(choices, store),
+            "data": {
+                "name": source.name,
+                "license": source.license,
+                "manifest": data.digest,
+                "split_key": source.split_key,
+                "features": features,
+                "samples": sum(c.samples for c in shards),
+                "holdout_samples": total - sum(c.samples for c in shards),
+            },
+            "clusters": [asdict(c) for c in shards],
+            "lease": {
+                "life_s": choices.plan.life_s,
+                "settle_s": choices.plan.settle_s,
+                "progress_s": choices.plan.progress_s,
+            },
+            "replicas": choices.plan.replicas,
+        }
+    )
+    run = store.put_bytes(envelope.sign("genesis", genesis, curator))
+    return Created(RunKey(run), genesis, rejects)
+
+
+def _shard_data(
+    source: Source, choices: Choices, preset: Preset, work: Path, progress: Progress
+) -> tuple[tuple[ClusterShards, ...], int, str, Rejects]:
+    """Two passes over the data: one to see and encode it, one to write it into the shards of its clusters."""
+    rejects = Rejects()
+    kind, name = TEXT_ENCODERS[preset.expert["text_dim"]]
+    encoder = open_features(choices.features, open_text_encoder(kind, name, preset.text_tokens))
+    seen = survey(read_samples(source, rejects), encoder, progress)
+    clustering = cluster(seen, choices.clusters)
+    shards = write_shards(read_samples(source), seen, clustering, work, progress=progress)
+    return shards, sum(seen.samples), seen.features, rejects
+
+
+def _text_model(preset: Preset) -> dict[str, object]:
+    kind, name = TEXT_ENCODERS[preset.expert["text_dim"]]
+    try:
+        identity = open_text_encoder(kind, name, preset.text_tokens).identity()
+    except ValueError as error:
+        raise ResourceError(str(error)) from error
+    digest = identity["sha256"].removeprefix("sha256:")
+    return {"kind": kind, "name": name, "sha256": f"sha256:{digest}", "tokens": preset.text_tokens}
+
+
+def _codec_manifest(preset: Preset, store: Store) -> str | None:
+    if preset.codec == "pixels":
+        return None
+    return _packaged(PACKAGED_CODEC, store)
+
+
+def _start(choices: Choices, store: Store) -> dict[str, object]:
+    """Where experts begin. A start given as weights is stored and named by digest, so that every lineage shows it."""
+    if choices.start == "scratch":
+        return {"kind": "scratch", "manifest": None, "note": ""}
+    if choices.start == "base":
+        note = "packaged base: one small model trained on all training pictures of sample:emoji, see scripts/train_base.py"
+        return {"kind": "checkpoint", "manifest": _packaged(PACKAGED_START, store), "note": note}
+    folder = Path(choices.start)
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{choices.start!r} is no start",
+            why="it is neither 'scratch' nor 'base' nor a folder with config.json and weights",
+            hint="Give a folder that `save_pretrained` or a checkpoint export wrote.",
+        )
+    return {"kind": "checkpoint", "manifest": store.add_tree(folder).digest, "note": f"weights from {folder.name}"}
+
+
+def _packaged(name: str, store: Store) -> str:
+    """Put weights that come with the package into the store and return their manifest's digest."""
+    with as_file(files("paris.models") / "weights" / name) as folder:
+        return store.add_tree(folder, sorted(p.name for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})).digest
+
+
+def work_folder(home: Path, source: str, choices: Choices) -> Path:
+    """Where the shards of one creation are written, so that the same command finds them again."""
+    name = hashlib.sha256(f"{source} {choices.clusters} {choices.preset} {choices.features}".encode()).hexdigest()[:16]
+    return home / "create" / name
