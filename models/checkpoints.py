@@ -1,0 +1,92 @@
+"""Training state and exported weights on disk: safetensors and JSON, atomic, checked on the way in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from paris.models.files import write_json, write_tensors
+
+STATE = "state.safetensors"
+STATE_NOTE = "state.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CONFIG = "config.json"
+
+
+class CheckpointError(ValueError):
+    """A training state or weights file is missing, damaged, or of another network."""
+
+
+def save_state(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], note: dict[str, Any]) -> None:
+    """Write a training state. The note travels inside the tensor file, so one rename decides; state.json repeats it."""
+    tensors = {
+        f"{group}.{name}": tensor.detach().cpu().contiguous()
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+    write_tensors(tensors, folder / STATE, note)
+    write_json({**note, "torch": torch.__version__, "threads": torch.get_num_threads()}, folder / STATE_NOTE)
+
+
+def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read a training state back: its groups of tensors by name, and its note.
+
+    Raises:
+        CheckpointError: where the file is not whole or its tensors are not those of a network with these shapes.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(folder / STATE, framework="pt") as file:
+            note = json.loads(file.metadata()["note"])
+            for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+                group, _, parameter = name.partition(".")
+                groups.setdefault(group, {})[parameter] = file.get_tensor(name)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The training state {folder / STATE} cannot be read ({error}). It is damaged or was never finished. "
+            "Fetch the unit's last published checkpoint again."
+        ) from error
+    for group in {"weights", "average", *groups}:
+        _check_shapes(folder / STATE, groups.get(group, {}), shapes)
+    return groups, note
+
+
+def load_export(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Read exported weights of a network with these shapes.
+
+    Raises:
+        CheckpointError: where the file is not whole or of another network.
+    """
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"The weights {folder / WEIGHTS} cannot be read ({error}). Fetch them again.") from error
+    _check_shapes(folder / WEIGHTS, weights, shapes)
+    return weights
+
+
+def export(folder: Path, network: Any, average: Mapping[str, Tensor]) -> None:
+    """Write config.json and the averaged weights in bf16, as diffusers reads them."""
+    weights = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in average.items()}
+    write_json(json.loads(network.to_json_string()), folder / CONFIG)
+    write_tensors(weights, folder / WEIGHTS, {})
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    wrong = sorted(
+        name
+        for name in {*tensors, *shapes}
+        if name not in tensors or name not in shapes or tensors[name].shape != shapes[name]
+    )
+    if wrong:
+        raise CheckpointError(
+            f"{path} does not fit this network: {len(wrong)} tensors are missing, unknown or of another shape, "
+            f"the first is {wrong[0]!r}. It was made with another preset."
+        )

@@ -1,0 +1,126 @@
+"""Pictures to latents and back behind one small interface: a trained autoencoder, or pixels as they are."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from paris.models.checkpoints import WEIGHTS
+
+PACKAGED_AUTOENCODER = Path(__file__).parent / "weights" / "autoencoder"
+"""The package's own small autoencoder: 32x32 RGB <-> 8x8x8, see scripts/train_autoencoder.py."""
+
+
+CHANNEL_STATISTICS = ("latents_mean", "latents_std")
+
+
+class CodecError(ValueError):
+    """A codec could not be opened."""
+
+
+class Codec(Protocol):
+    """What the cache and the pipeline ask of a codec."""
+
+    kind: str
+
+    def encode(self, pictures_B3HW: Tensor) -> Tensor:
+        """Turn pictures in [-1, 1] into float32 latents (B, C, h, w) of about unit deviation."""
+        ...
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """Turn latents back into pictures in [-1, 1]."""
+        ...
+
+
+class Pixels:
+    """The identity: a diffusion model on pictures themselves."""
+
+    kind = "pixels"
+
+    def encode(self, pictures_B3HW: Tensor) -> Tensor:
+        """Return the pictures."""
+        return pictures_B3HW.float()
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the latents, clamped to [-1, 1]."""
+        return latents_BCHW.float().clamp(-1, 1)
+
+
+class Autoencoder:
+    """A diffusers autoencoder whose latents are brought to about unit deviation.
+
+    The config either has a `latents_mean` and `latents_std` for every channel (the convention of diffusers' newer
+    autoencoders) or one scaling factor for all.
+    """
+
+    def __init__(self, kind: str, model: Any) -> None:
+        self.kind = kind
+        self.model = model.eval().requires_grad_(False)
+        config = model.config
+        self._mean_C11 = torch.tensor(config.get("latents_mean") or [0.0])[:, None, None]
+        self._std_C11 = torch.tensor(config.get("latents_std") or [1 / config.scaling_factor])[:, None, None]
+
+    @torch.inference_mode()
+    def encode(self, pictures_B3HW: Tensor) -> Tensor:
+        """Encode; of a variational encoder the mean is taken, so that ingesting is deterministic."""
+        out = self.model.encode(pictures_B3HW)
+        latents: Tensor = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
+        return (latents.float() - self._mean_C11) / self._std_C11
+
+    @torch.inference_mode()
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """Decode and clamp to [-1, 1]."""
+        pictures: Tensor = self.model.decode(latents_BCHW * self._std_C11 + self._mean_C11).sample
+        return pictures.float().clamp(-1, 1)
+
+
+_AUTOENCODERS = {"autoencoder-tiny": AutoencoderTiny, "autoencoder-kl": AutoencoderKL}
+
+
+def open_codec(kind: str, folder: Path | None = None) -> Codec:
+    """Open a codec.
+
+    Args:
+        kind: "pixels", "autoencoder-tiny" or "autoencoder-kl".
+        folder: a diffusers autoencoder folder; None means the packaged one for "autoencoder-tiny".
+
+    Raises:
+        CodecError: for an unknown kind, or a folder that holds no such autoencoder.
+    """
+    if kind == "pixels":
+        return Pixels()
+    if kind not in _AUTOENCODERS:
+        raise CodecError(f"There is no codec of kind {kind!r}. This version knows pixels, {', '.join(_AUTOENCODERS)}.")
+    if folder is None and kind == "autoencoder-tiny":
+        folder = PACKAGED_AUTOENCODER
+    if folder is None:
+        raise CodecError(f"A codec of kind {kind!r} needs a folder with its weights, and none was given.")
+    config = folder / "config.json"
+    expected = _AUTOENCODERS[kind]
+    settings = json.loads(config.read_text()) if config.is_file() else {}
+    if settings.get("_class_name") != expected.__name__:
+        raise CodecError(
+            f"{folder} is not a diffusers {expected.__name__} folder: its config.json is missing or names another."
+        )
+    return Autoencoder(kind, _load_autoencoder(expected, folder, settings))
+
+
+def _load_autoencoder(kind: Any, folder: Path, settings: dict[str, Any]) -> Any:
+    known = inspect.signature(kind.__init__).parameters
+    model = kind(**{name: value for name, value in settings.items() if name in known})
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CodecError(
+            f"The autoencoder weights {folder / WEIGHTS} cannot be used: {error}. Fetch them again."
+        ) from error
+    model.register_to_config(**{name: settings.get(name) for name in CHANNEL_STATISTICS if name in settings})
+    return model

@@ -1,0 +1,91 @@
+"""Named sizes of expert, router and picture. A genesis names one; config.json files carry the numbers themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One consistent choice of networks for one picture shape.
+
+    Attributes:
+        name: as written in a genesis.
+        expert: keyword arguments of `DiT`.
+        router: keyword arguments of `Router`, without `clusters`.
+        shape: latent shape (C, H, W).
+        picture_px: side of the picture a codec makes of it.
+        codec: kind of codec, see `paris.models.latents`.
+        text_tokens: text tokens L that cross-attention sees.
+    """
+
+    name: str
+    expert: dict[str, Any]
+    router: dict[str, Any]
+    shape: tuple[int, int, int]
+    picture_px: int
+    codec: str
+    text_tokens: int
+
+
+_MINILM = {"text_dim": 384}
+_CLIP_L = {"text_dim": 768}
+_PIXELS = {"channels": 3, "height": 32}
+_SMALL_LATENTS = {"channels": 8, "height": 8}
+_SD_LATENTS = {"channels": 4, "height": 32}
+_DIT_B = {"patch": 2, "width": 768, "depth": 12, "heads": 12}
+_DIT_XL = {"patch": 2, "width": 1152, "depth": 28, "heads": 16}
+_SMALL_ROUTER = {"width": 128, "depth": 3, "heads": 2}
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="micro",
+            expert={**_PIXELS, **_MINILM, "patch": 8, "width": 32, "depth": 2, "heads": 2},
+            router={**_PIXELS, **_MINILM, "patch": 8, "width": 32, "depth": 1, "heads": 2},
+            shape=(3, 32, 32),
+            picture_px=32,
+            codec="pixels",
+            text_tokens=16,
+        ),
+        Preset(
+            name="tiny",
+            expert={**_SMALL_LATENTS, **_MINILM, "patch": 2, "width": 256, "depth": 4, "heads": 4},
+            router={**_SMALL_LATENTS, **_MINILM, "patch": 2, **_SMALL_ROUTER},
+            shape=(8, 8, 8),
+            picture_px=32,
+            codec="autoencoder-tiny",
+            text_tokens=16,
+        ),
+        Preset(
+            name="tiny-pixels",
+            expert={**_PIXELS, **_MINILM, "patch": 4, "width": 192, "depth": 5, "heads": 3},
+            router={**_PIXELS, **_MINILM, "patch": 8, **_SMALL_ROUTER},
+            shape=(3, 32, 32),
+            picture_px=32,
+            codec="pixels",
+            text_tokens=16,
+        ),
+        Preset(
+            name="dit-b-2",
+            expert={**_SD_LATENTS, **_CLIP_L, **_DIT_B},
+            router={**_SD_LATENTS, **_CLIP_L, **_DIT_B},
+            shape=(4, 32, 32),
+            picture_px=256,
+            codec="autoencoder-kl",
+            text_tokens=77,
+        ),
+        Preset(
+            name="dit-xl-2",
+            expert={**_SD_LATENTS, **_CLIP_L, **_DIT_XL},
+            router={**_SD_LATENTS, **_CLIP_L, **_DIT_B},
+            shape=(4, 32, 32),
+            picture_px=256,
+            codec="autoencoder-kl",
+            text_tokens=77,
+        ),
+    )
+}
+"""Every preset by name."""

