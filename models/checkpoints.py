@@ -65,7 +65,7 @@ def load_export(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Ten
         CheckpointError: where the file is not whole or of another network.
     """
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights: dict[str, Tensor] = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The weights {folder / WEIGHTS} cannot be read ({error}). Fetch them again.") from error
     _check_shapes(folder / WEIGHTS, weights, shapes)

@@ -54,7 +54,7 @@ class DiT(ModelMixin, ConfigMixin):
         ValueError: where height and patch, or width and heads, do not divide.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         *,

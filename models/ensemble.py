@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from paris.models.dit import DiT
+from paris.models.networks import load_network
 from paris.models.router import Router
 from paris.models.routing import mixture_weights
 from paris.models.text import TextBatch
-
-Network = TypeVar("Network", DiT, Router)
 
 
 class Ensemble:
@@ -48,7 +46,8 @@ class Ensemble:
         """Return one expert, loading it on first use."""
         if index not in self._loaded:
             source = self.sources[index]
-            self._loaded[index] = (load_network(DiT, source, self.dtype) if isinstance(source, Path) else source).eval()
+            network = load_network(DiT, source, self.dtype) if isinstance(source, Path) else source
+            self._loaded[index] = network.eval()
         return self._loaded[index]
 
     @torch.inference_mode()
@@ -75,9 +74,8 @@ class Ensemble:
         for index in range(len(self)):
             rows = weights_BK[:, index].nonzero().flatten()
             if len(rows):
-                v = guided(
-                    self.expert(index), x_BCHW[rows], t_B[rows], (text.select(rows), null.select(rows)), guidance
-                )
+                texts = text.select(rows), null.select(rows)
+                v = guided(self.expert(index), x_BCHW[rows], t_B[rows], texts, guidance)
                 mixed[rows] += weights_BK[rows, index, None, None, None] * v
         return mixed, weights_BK
 
@@ -94,8 +92,3 @@ def guided(expert: DiT, x_BCHW: Tensor, t_B: Tensor, texts: tuple[TextBatch, Tex
     v_text, v_null = expert(x.repeat(2, 1, 1, 1), t_B.repeat(2), tokens, mask).float().chunk(2)
     out: Tensor = v_null + guidance * (v_text - v_null)
     return out
-
-
-def load_network(kind: type[Network], folder: Path, dtype: torch.dtype) -> Network:
-    """Load exported weights, every tensor accounted for."""
-    return kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from paris.models.checkpoints import WEIGHTS
+from paris.models.checkpoints import CheckpointError
+from paris.models.networks import load_network, read_config
 
 PACKAGED_AUTOENCODER = Path(__file__).parent / "weights" / "autoencoder"
 """The package's own small autoencoder: 32x32 RGB <-> 8x8x8, see scripts/train_autoencoder.py."""
@@ -63,7 +60,7 @@ class Autoencoder:
 
     def __init__(self, kind: str, model: Any) -> None:
         self.kind = kind
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         config = model.config
         self._mean_C11 = torch.tensor(config.get("latents_mean") or [0.0])[:, None, None]
         self._std_C11 = torch.tensor(config.get("latents_std") or [1 / config.scaling_factor])[:, None, None]
@@ -82,7 +79,7 @@ class Autoencoder:
         return pictures.float().clamp(-1, 1)
 
 
-_AUTOENCODERS = {"autoencoder-tiny": AutoencoderTiny, "autoencoder-kl": AutoencoderKL}
+_AUTOENCODERS: dict[str, Any] = {"autoencoder-tiny": AutoencoderTiny, "autoencoder-kl": AutoencoderKL}
 
 
 def open_codec(kind: str, folder: Path | None = None) -> Codec:
@@ -103,24 +100,9 @@ def open_codec(kind: str, folder: Path | None = None) -> Codec:
         folder = PACKAGED_AUTOENCODER
     if folder is None:
         raise CodecError(f"A codec of kind {kind!r} needs a folder with its weights, and none was given.")
-    config = folder / "config.json"
-    expected = _AUTOENCODERS[kind]
-    settings = json.loads(config.read_text()) if config.is_file() else {}
-    if settings.get("_class_name") != expected.__name__:
-        raise CodecError(
-            f"{folder} is not a diffusers {expected.__name__} folder: its config.json is missing or names another."
-        )
-    return Autoencoder(kind, _load_autoencoder(expected, folder, settings))
-
-
-def _load_autoencoder(kind: Any, folder: Path, settings: dict[str, Any]) -> Any:
-    known = inspect.signature(kind.__init__).parameters
-    model = kind(**{name: value for name, value in settings.items() if name in known})
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CodecError(
-            f"The autoencoder weights {folder / WEIGHTS} cannot be used: {error}. Fetch them again."
-        ) from error
-    model.register_to_config(**{name: settings.get(name) for name in CHANNEL_STATISTICS if name in settings})
-    return model
+        model = load_network(_AUTOENCODERS[kind], folder)
+        model.register_to_config(**{name: read_config(folder).get(name) for name in CHANNEL_STATISTICS})
+    except CheckpointError as error:
+        raise CodecError(f"The {kind} in {folder} cannot be used. {error}") from error
+    return Autoencoder(kind, model)

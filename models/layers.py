@@ -79,7 +79,8 @@ class Attention(nn.Module):
         return out
 
     def _split(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        B, T, D = x_BTD.shape
+        return x_BTD.view(B, T, self.heads, D // self.heads).transpose(1, 2)
 
 
 class Perceptron(nn.Sequential):

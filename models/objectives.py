@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from paris.models.cache import Batch
@@ -34,7 +35,7 @@ class Objective(Protocol):
         """Draw the times of one step."""
         ...
 
-    def loss(self, network: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+    def loss(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
         """Return the scalar loss in fp32."""
         ...
 
@@ -46,7 +47,7 @@ class VelocityObjective:
         """Draw the times of one step."""
         return logit_normal(stream.normal(step, (batch,)))
 
-    def loss(self, network: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+    def loss(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
         """Return the scalar loss in fp32."""
         x_t = interpolate(batch.latents_BCHW, draw.eps_BCHW, draw.t_B)
         v = network(x_t, draw.t_B, batch.text.tokens_BLE, batch.text.mask_BL)
@@ -60,11 +61,11 @@ class RoutingObjective:
         """Draw the times of one step."""
         return stream.uniform(step, (batch,))
 
-    def loss(self, network: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+    def loss(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
         """Return the scalar loss in fp32."""
         return functional.cross_entropy(self.logits(network, batch, draw), batch.labels_B)
 
-    def logits(self, network: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+    def logits(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
         """Return cluster logits (B, K) of the noised batch."""
         x_t = interpolate(batch.latents_BCHW, draw.eps_BCHW, draw.t_B)
         out: Tensor = network(x_t, draw.t_B, batch.text.pooled_BE).float()

@@ -18,9 +18,10 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from paris.models.ensemble import Ensemble, load_network
+from paris.models.ensemble import Ensemble
 from paris.models.files import write_json
 from paris.models.latents import Autoencoder, Codec, open_codec
+from paris.models.networks import load_network, read_config
 from paris.models.router import Router
 from paris.models.sampling import Trace, sample
 from paris.models.text import TextBatch, TextEncoder, open_text_encoder
@@ -85,11 +86,11 @@ class ParisPipeline(DiffusionPipeline):
                 raise PipelineError(
                     f"{root} is not a whole pipeline: {part.name}/config.json is missing. Fetch it again."
                 )
-        config = _read_json(folders[0] / "config.json")
+        config = read_config(folders[0])
         return cls(
             Ensemble(folders, load_network(Router, root / "router", dtype), dtype=dtype),
             open_codec(index["codec"], root / "vae" if (root / "vae").is_dir() else None),
-            open_text_encoder(text["kind"], text["name"], text["tokens"]),
+            _open_text(text),
             FlowMatchEulerDiscreteScheduler.from_pretrained(root / "scheduler", local_files_only=True),
             (config["channels"], config["height"], config["height"]),
         )
@@ -186,6 +187,17 @@ def drawn_by(trace: Trace) -> list[list[Drawn]]:
         )
         for steps, weights in zip(trace.steps_drawn(), trace.mean_weights(), strict=True)
     ]
+
+
+def _open_text(text: dict[str, Any]) -> TextEncoder:
+    encoder = open_text_encoder(text["kind"], text["name"], text["tokens"])
+    found = encoder.identity()["sha256"]
+    if text.get("sha256", found) != found:
+        raise PipelineError(
+            f"The text encoder {text['name']} on this machine is not the one the experts were trained with: its "
+            f"weights have {found}, expected {text['sha256']}. Install the version the run names."
+        )
+    return encoder
 
 
 def _read_json(path: Path) -> dict[str, Any]:

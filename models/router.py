@@ -50,7 +50,7 @@ class Router(ModelMixin, ConfigMixin):
         text_dim: width E of the pooled text; 0 makes a blind router, as Paris released.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         *,

@@ -48,6 +48,9 @@ class Trainer:
         step: steps done so far.
     """
 
+    _refused: Tensor
+    _refused_step: Tensor
+
     def __init__(
         self,
         network: ModelMixin,
@@ -175,7 +178,7 @@ class Trainer:
         self._refused_step = torch.where(bad & ~self._refused, self.step, self._refused_step)
         self._refused = self._refused | bad
         # Fused AdamW skips the whole update on the device where found_inf is 1: no host sync, no bad weight.
-        self.optimizer.found_inf = self._refused.float()
+        self.optimizer.found_inf = self._refused.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = self.recipe.ema_decay(self.step)

@@ -75,7 +75,7 @@ def open_caches(folder: Path, autoencoder: Path) -> tuple[LatentCache, LatentCac
     if not all(path.exists() for path in caches):
         codec, text = open_codec(PRESET.codec, autoencoder), open_text_encoder("minilm", "minilm", PRESET.text_tokens)
         for shard, cache in zip(write_shards(folder), caches, strict=True):
-            ingest([shard], codec, text, cache, PRESET.picture_px)
+            ingest([shard], codec, text, cache, picture_px=PRESET.picture_px)
     return LatentCache.open(caches[0]), LatentCache.open(caches[1])
 
 
@@ -84,7 +84,7 @@ def train(out_dir: Path, autoencoder: Path, minutes: float, batch: int, lr: floa
     cache, holdout = open_caches(out_dir, autoencoder)
     recipe = Recipe(steps=PLENTY_OF_STEPS, batch=batch, lr=lr, warmup_steps=300, ema=0.9995, weight_decay=0.01)
     torch.manual_seed(0)
-    trainer = Trainer(DiT(**PRESET.expert), VelocityObjective(), cache, recipe, ("base", "base"), threads)
+    trainer = Trainer(DiT(**PRESET.expert), VelocityObjective(), cache, recipe, ("base", "base"), threads=threads)
     start_s, losses = time.monotonic(), [0.0]
 
     def elapsed_s() -> float:

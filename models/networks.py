@@ -1,0 +1,55 @@
+"""Building and loading networks from a folder of config.json + safetensors, every tensor accounted for.
+
+diffusers' own loader only warns about missing or unknown tensors and fills the gaps with random numbers; weights that
+come from strangers need the strict way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from paris.models.checkpoints import CONFIG, CheckpointError, load_export
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a folder's config.json.
+
+    Raises:
+        CheckpointError: where it is missing or no JSON object.
+    """
+    path = folder / CONFIG
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Fetch the folder again.") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} holds no JSON object. Fetch the folder again.")
+    return settings
+
+
+def load_network(kind: type[Network], folder: Path, dtype: torch.dtype = torch.float32) -> Network:
+    """Build a network from a folder's config and load its weights strictly.
+
+    Raises:
+        CheckpointError: where the config is of another class, or a tensor is missing, unknown or misshapen.
+    """
+    settings = read_config(folder)
+    if settings.get("_class_name") != kind.__name__:
+        raise CheckpointError(
+            f"{folder} holds a {settings.get('_class_name')}, not a {kind.__name__}. Check which folder was meant."
+        )
+    known = inspect.signature(kind.__init__).parameters
+    try:
+        network = kind(**{name: value for name, value in settings.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} does not describe a {kind.__name__}: {error}") from error
+    network.load_state_dict(load_export(folder, {name: p.shape for name, p in network.state_dict().items()}))
+    torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns about a casting rule that we do not have
+    return network.eval().requires_grad_(False)
