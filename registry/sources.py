@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from PIL import Image
 from webdataset.shardlists import expand_urls
@@ -29,6 +29,7 @@ KEY_CHARS = 200
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 SAMPLE_LICENSE = "MIT AND Apache-2.0 AND CC-BY-4.0"
 _CAPTION_TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
+_OWN_FIELDS = frozenset({"caption", "text", "cluster", "group"})
 _SUFFIX_OF_FORMAT = {"WEBP": "webp", "PNG": "png", "JPEG": "jpg"}
 
 
@@ -208,17 +209,25 @@ def _judge(candidate: Candidate, split_key: str) -> Sample:
     if problem:
         raise ValueError(f"unsafe key: {problem}")
     caption = candidate.fields.get("caption", candidate.fields.get("text"))
-    if not isinstance(caption, str) or not caption.strip():
+    if not _is_text(caption):
         raise ValueError("missing caption")
     if candidate.picture is None:
         raise ValueError("missing picture")
     suffix = _picture_suffix(candidate.picture)
     group = candidate.key if split_key == "key" else candidate.fields.get(split_key)
-    if not isinstance(group, str) or not group:
+    if not _is_text(group):
         raise ValueError(f"missing group: its field {split_key!r} holds no text")
-    taken = ("caption", "text", "cluster", "group")
-    fields = {name: value for name, value in candidate.fields.items() if isinstance(value, str) and name not in taken}
+    fields = {
+        name: value
+        for name, value in candidate.fields.items()
+        if name not in _OWN_FIELDS and _is_text(name) and _is_text(value)
+    }
     return Sample(candidate.key, candidate.picture, suffix, " ".join(caption.split()), group, fields)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Say whether a value is text with something in it that can be written (JSON can smuggle in lone surrogates)."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _picture_suffix(data: bytes) -> str:
@@ -294,12 +303,13 @@ def _fields_beside(picture: Path) -> dict[str, Any]:
 def _caption_table(folder: Path, rejects: Rejects) -> dict[str, dict[str, Any]]:
     """Return the fields of each picture by its file name from the tables at the top of a folder."""
     table: dict[str, dict[str, Any]] = {}
-    for path in (folder / name for name in _CAPTION_TABLES):
-        if not path.is_file():
-            continue
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file) if path.suffix == ".csv" else _json_rows(file, path.name, rejects)
-            table |= {row["file_name"]: row for row in rows if isinstance(row.get("file_name"), str)}
+    for path in (folder / name for name in _CAPTION_TABLES if (folder / name).is_file()):
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = csv.DictReader(file) if path.suffix == ".csv" else _json_rows(file, path.name, rejects)
+                table |= {row["file_name"]: row for row in rows if isinstance(row.get("file_name"), str)}
+        except (OSError, ValueError, csv.Error) as error:
+            rejects.add(path.name, f"unreadable caption table: {error}")
     return table
 
 
