@@ -13,9 +13,11 @@ from pydantic import BaseModel
 from paris.protocol import envelope
 from paris.protocol.errors import NetworkError
 from paris.protocol.identity import Identity
+from paris.protocol.limits import LIMITS
 
 log = logging.getLogger(__name__)
 
+LIFE_ROOM_S = 60
 Fields = Callable[[], dict[str, Any]]
 
 
@@ -75,7 +77,9 @@ class Announcer:
 
     async def _announce(self, kind: str, standing: _Standing) -> bool:
         now = int(self._clock())
-        standing.seq, standing.exp = max(standing.seq + 1, now), max(standing.exp + 1, now + standing.life_s)
+        # The rest of the allowed life is room for expiries that must grow although the clock has not moved.
+        life_s = min(standing.life_s, LIMITS.life_s[kind] - LIFE_ROOM_S)
+        standing.seq, standing.exp = max(standing.seq + 1, now), max(standing.exp + 1, now + life_s)
         record = standing.model(
             run=self._run,
             signer=self._identity.peer_id,

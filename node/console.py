@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from paris.protocol.errors import ParisError
 
@@ -48,7 +48,8 @@ def progress_bar() -> Progress:
     return Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=30),
-        TextColumn("{task.completed:>8.0f}/{task.total:.0f} {task.fields[unit]}"),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),

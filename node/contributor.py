@@ -15,10 +15,10 @@ from paris.node.evaluator import Evaluator
 from paris.node.mirror import Mirror
 from paris.node.peer import Peer, now_s
 from paris.node.publisher import Publisher
-from paris.node.session import Place, Session, prepare_job
+from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
 from paris.node.survey import Survey, Surveyor
 from paris.protocol.claims import Complete, MakeClaim, Train, View, Wait, Withdraw, decide
-from paris.protocol.errors import NetworkError, ParisError, UnavailableError, VerificationError
+from paris.protocol.errors import NetworkError, ParisError, UnavailableError
 from paris.protocol.limits import LIMITS
 from paris.protocol.records import Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
@@ -27,6 +27,8 @@ from paris.registry.resolve import ResolvedUnit
 log = logging.getLogger(__name__)
 
 Report = Callable[..., None]
+MOST_FAILURES = 3
+"""Times in a row the training child may fail before the node gives up."""
 
 
 class Contributor:
@@ -47,6 +49,8 @@ class Contributor:
         self._surveyor = Surveyor(self._place, self._announcer, self._evaluator)
         self._session: Session | None = None
         self._stopping = asyncio.Event()
+        self._failures = 0
+        self._reason = ""
 
     def stop(self) -> None:
         """Checkpoint, publish, leave."""
@@ -68,7 +72,7 @@ class Contributor:
                             return
                         await self._stopping.wait()
                     case Wait(seconds=seconds, reason=reason):
-                        self._report("waiting", reason=reason)
+                        self._wait_for(reason)
                         await self._pause(min(seconds, self._period_s))
                     case MakeClaim(unit=unit):
                         await self._claim(survey.units[unit])
@@ -86,6 +90,13 @@ class Contributor:
         if not self._trains:
             return Complete() if survey.complete else Wait(self._period_s, "this node only keeps and serves")
         return decide(survey.view, self._peer.peer_id, self._run, now_s())
+
+    def _wait_for(self, reason: str) -> None:
+        """Say why this node waits, once for each reason."""
+        kind = reason.partition(";")[0]
+        if kind != self._reason:
+            self._report("waiting", reason=reason)
+        self._reason = kind
 
     async def _introduce(self) -> None:
         """Announce that this node is here for this run."""
@@ -127,11 +138,18 @@ class Contributor:
                     parent = await self._publish(Path(event.fields["folder"]), parent, fence)
                 else:
                     self._report(event.kind, unit=unit, **event.fields)
-        except VerificationError as error:
+            self._failures = 0
+        except RefusedCheckpointError as error:
             log.warning("%s", error)
             self._evaluator.distrusted.add(str(parent.checkpoint))
         except UnavailableError as error:
-            self._report("waiting", reason=f"{unit} cannot be trained yet: {error}")
+            self._wait_for(f"{unit} cannot be trained yet: {error}")
+            await self._pause(self._period_s)
+        except ParisError as error:
+            self._failures += 1
+            self._report("failed", unit=unit, reason=str(error), times=self._failures)
+            if self._failures >= MOST_FAILURES:
+                raise
             await self._pause(self._period_s)
         finally:
             self._session = None
@@ -167,7 +185,7 @@ class Contributor:
             try:
                 return await self._surveyor.look()
             except NetworkError as error:
-                self._report("waiting", reason=f"the network is not reachable: {error}")
+                self._wait_for(f"the network is not reachable: {error}")
                 await self._pause(self._period_s)
 
     @property

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paris.node.session import Place, Session, prepare_job
-from paris.protocol.errors import ParisError, VerificationError
+from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
+from paris.protocol.errors import ParisError
 from paris.registry.resolve import ResolvedUnit
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Evaluator:
             async for _event in session.events():
                 pass
             self.trusted.add(digest)
-        except VerificationError as error:
+        except RefusedCheckpointError as error:
             log.warning("%s", error)
             self.distrusted.add(digest)
         except ParisError as error:

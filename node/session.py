@@ -96,6 +96,10 @@ async def _checkout(
     return await asyncio.to_thread(store.checkout, manifest, folder, names)
 
 
+class RefusedCheckpointError(VerificationError):
+    """A stranger's checkpoint was measured and is worse than it claims."""
+
+
 class Session:
     """A running training child.
 
@@ -115,6 +119,7 @@ class Session:
         """Start the child and yield what it says until it ends.
 
         Raises:
+            RefusedCheckpointError: what it should build on is worse than it claims.
             ParisError: the child failed; the message is the child's own.
         """
         job_file = Path(self.job.work) / "job.json"
@@ -167,5 +172,5 @@ class Session:
 
 def _failure(event: Event) -> ParisError:
     """The child's error as it would have been raised here."""
-    kind = VerificationError if event.fields.get("exit_code") == VerificationError.exit_code else ParisError
+    kind = RefusedCheckpointError if event.fields.get("exit_code") == VerificationError.exit_code else ParisError
     return kind(event.fields["what"], event.fields.get("why", ""), event.fields.get("hint", ""))

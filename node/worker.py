@@ -145,7 +145,7 @@ def _trainer(job: Job, cache: LatentCache) -> Trainer:
     torch.manual_seed(int(hashlib.sha256(f"{job.run} {job.unit}".encode()).hexdigest()[:15], 16))
     network = Router(**job.network) if job.is_router else DiT(**job.network)
     objective = RoutingObjective() if job.is_router else VelocityObjective()
-    return Trainer(network, objective, cache, job.recipe, (job.run, job.unit), job.threads)
+    return Trainer(network, objective, cache, job.recipe, (job.run, job.unit), threads=job.threads)
 
 
 def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
@@ -185,7 +185,11 @@ def _versions(job: Job) -> dict[str, str]:
 
 
 def main() -> int:
-    """Run the job named on the command line; what goes wrong becomes one "failed" event with a sentence."""
+    """Run the job named on the command line; what goes wrong becomes one "failed" event with a sentence.
+
+    Training gives way to the peer itself, whose records must be renewed in time.
+    """
+    os.nice(5)
     try:
         train(Job.read(Path(sys.argv[1])), Stop())
     except ParisError as error:

@@ -9,7 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from paris.models.presets import PRESETS, Preset
-from paris.models.text import open_text_encoder
+from paris.models.text import TextEncoder, open_text_encoder
 from paris.protocol import envelope
 from paris.protocol.errors import ResourceError, UsageError
 from paris.protocol.identity import Identity
@@ -85,8 +85,8 @@ def create_run(
         ResourceError: the disk is full, or the text encoder is not installed.
     """
     preset = PRESETS[choices.preset]
-    text = _text_model(preset)
-    shards, total, features, rejects = _shard_data(source, choices, preset, work, progress)
+    text = _open_text(preset)
+    shards, total, features, rejects = _shard_data(source, choices, text, work, progress)
     data = store.add_tree(work, shard_names(shards))
     genesis = Genesis.parse(
         {
@@ -106,7 +106,7 @@ def create_run(
                 "router": choices.plan.router.model_dump(mode="json"),
             },
             "codec": {"kind": preset.codec, "manifest": _codec_manifest(preset, store)},
-            "text": text,
+            "text": {**text.identity(), "sha256": _digest(text.identity()["sha256"]), "tokens": preset.text_tokens},
             "start": _start(choices, store),
             "data": {
                 "name": source.name,
@@ -131,26 +131,26 @@ def create_run(
 
 
 def _shard_data(
-    source: Source, choices: Choices, preset: Preset, work: Path, progress: Progress
+    source: Source, choices: Choices, text: TextEncoder, work: Path, progress: Progress
 ) -> tuple[tuple[ClusterShards, ...], int, str, Rejects]:
     """Two passes over the data: one to see and encode it, one to write it into the shards of its clusters."""
     rejects = Rejects()
-    kind, name = TEXT_ENCODERS[preset.expert["text_dim"]]
-    encoder = open_features(choices.features, open_text_encoder(kind, name, preset.text_tokens))
-    seen = survey(read_samples(source, rejects), encoder, progress)
+    seen = survey(read_samples(source, rejects), open_features(choices.features, text), progress)
     clustering = cluster(seen, choices.clusters)
     shards = write_shards(read_samples(source), seen, clustering, work, progress=progress)
     return shards, sum(seen.samples), seen.features, rejects
 
 
-def _text_model(preset: Preset) -> dict[str, object]:
+def _open_text(preset: Preset) -> TextEncoder:
     kind, name = TEXT_ENCODERS[preset.expert["text_dim"]]
     try:
-        identity = open_text_encoder(kind, name, preset.text_tokens).identity()
+        return open_text_encoder(kind, name, preset.text_tokens)
     except ValueError as error:
         raise ResourceError(str(error)) from error
-    digest = identity["sha256"].removeprefix("sha256:")
-    return {"kind": kind, "name": name, "sha256": f"sha256:{digest}", "tokens": preset.text_tokens}
+
+
+def _digest(hexadecimal: str) -> str:
+    return "sha256:" + hexadecimal.removeprefix("sha256:")
 
 
 def _codec_manifest(preset: Preset, store: Store) -> str | None:

@@ -38,6 +38,7 @@ def _prepare(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show w
     for library in ("diffusers", "transformers", "httpx", "hivemind"):
         logging.getLogger(library).setLevel(logging.INFO if verbose else logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not verbose:
         warnings.simplefilter("ignore")

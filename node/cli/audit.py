@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,8 +11,10 @@ from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOpt
 from paris.node.console import emit, err, errors_to_exit_codes, out, short
 from paris.node.settings import Settings
 from paris.protocol.errors import VerificationError
-from paris.registry.audit import Audit
 from paris.registry.runkey import RunKey
+
+if TYPE_CHECKING:
+    from paris.registry.audit import Audit
 
 
 def audit(run: RunKeyArgument, home: HomeOption = None, peer: PeerOption = None, listen: ListenOption = None, json: JsonOption = False) -> None:
