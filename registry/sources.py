@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from webdataset.shardlists import expand_urls
 
 from paris.protocol.errors import UsageError
 from paris.protocol.manifest import name_problem
+from paris.registry.tars import members_by_key
 
 PICTURE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg"})
 PICTURE_PIXELS = 64_000_000
@@ -119,7 +119,8 @@ class WebdatasetSource:
     def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
         """Yield the samples of all shards in order; see `Source`."""
         for shard in self.shards:
-            yield from _candidates_in_tar(shard, rejects)
+            for key, parts in members_by_key(shard, rejects.add):
+                yield _candidate(key, parts)
 
 
 @dataclass(frozen=True)
@@ -240,42 +241,6 @@ def _picture_suffix(data: bytes) -> str:
             return _SUFFIX_OF_FORMAT[str(image.format)]
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"broken picture: {type(error).__name__}") from error
-
-
-def _candidates_in_tar(shard: Path, rejects: Rejects) -> Iterator[Candidate]:
-    """Yield the adjacent members of one key together, as webdataset does."""
-    key, parts = "", dict[str, bytes]()
-    for name, data in _members(shard, rejects):
-        folder, slash, base = name.rpartition("/")
-        stem, _, suffix = base.partition(".")
-        if f"{folder}{slash}{stem}" != key:
-            if parts:
-                yield _candidate(key, parts)
-            key, parts = f"{folder}{slash}{stem}", {}
-        if suffix.lower() in parts:
-            rejects.add(name, "duplicate member")
-        parts.setdefault(suffix.lower(), data)
-    if parts:
-        yield _candidate(key, parts)
-
-
-def _members(shard: Path, rejects: Rejects) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the plain files in a tar; where it breaks off, say so and end.
-
-    tarfile stops without a word at a header it cannot read, so we look for the zero block that ends every whole tar.
-    """
-    try:
-        with tarfile.open(shard, "r:*") as tar:
-            for member in tar:
-                stream = tar.extractfile(member) if member.isfile() else None
-                if stream is not None:
-                    yield member.name, stream.read()
-            assert tar.fileobj is not None
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                rejects.add(shard.name, "truncated shard: the rest of it was not read")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        rejects.add(shard.name, f"truncated shard: {error}; the rest of it was not read")
 
 
 def _candidate(key: str, parts: Mapping[str, bytes]) -> Candidate:
