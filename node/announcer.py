@@ -1,4 +1,4 @@
-"""Keeps a node's own records alive in the DHT: each is announced again at a third of its life, sooner when it changed."""
+"""Keeps a node's own records alive in the DHT: each is announced again at a third of its life, or when it changed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Announcer:
         self,
         run: str,
         identity: Identity,
-        publish: Callable[[bytes], Awaitable[None]],
+        publish: Callable[[bytes], Awaitable[object]],
         clock: Callable[[], float],
     ) -> None:
         self._run, self._identity, self._publish, self._clock = run, identity, publish, clock
@@ -54,7 +54,9 @@ class Announcer:
     async def keep(self, kind: str, slot: str, model: type[BaseModel], life_s: int, fields: Fields) -> bool:
         """Announce a record now and again until `drop`; return whether the network took it now (else it stays due)."""
         old = self._spent.get((kind, slot), _Standing(model, fields, life_s))
-        self._standing[kind, slot] = self._spent[kind, slot] = _Standing(model, fields, life_s, seq=old.seq, exp=old.exp)
+        self._standing[kind, slot] = self._spent[kind, slot] = _Standing(
+            model, fields, life_s, seq=old.seq, exp=old.exp
+        )
         return await self._announce(kind, self._standing[kind, slot])
 
     def standing(self, kind: str, slot: str) -> bool:

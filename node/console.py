@@ -26,7 +26,7 @@ def emit(data: Any) -> None:
 
 @contextmanager
 def errors_to_exit_codes(*, as_json: bool = False) -> Iterator[None]:
-    """Turn what went wrong into a sentence and an exit code (1 failed, 2 usage, 3 verification, 4 network, 5 resources)."""
+    """Turn what went wrong into a sentence and an exit code: the error's own, see `paris.protocol.errors`."""
     try:
         yield
     except ParisError as error:

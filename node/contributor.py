@@ -17,7 +17,7 @@ from paris.node.peer import Peer, now_s
 from paris.node.publisher import Publisher
 from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
 from paris.node.survey import Survey, Surveyor
-from paris.protocol.claims import Complete, MakeClaim, Train, View, Wait, Withdraw, decide
+from paris.protocol.claims import Complete, MakeClaim, Train, Wait, Withdraw, decide
 from paris.protocol.errors import NetworkError, ParisError, UnavailableError
 from paris.protocol.limits import LIMITS
 from paris.protocol.records import Claim, Genesis
@@ -34,13 +34,16 @@ MOST_FAILURES = 3
 class Contributor:
     """One contributor in one run.
 
-    Contract: at any moment it holds at most one claim and trains at most one unit. Whatever it has published stays published;
-    what its training child wrote is published at the next start if this process dies in between. The network may come and go:
-    training goes on, announcements wait.
+    Contract: at any moment it holds at most one claim and trains at most one unit. Whatever it has published stays
+    published; what its training child wrote is published at the next start if this process dies in between. The network
+    may come and go: training goes on, announcements wait.
     """
 
-    def __init__(self, peer: Peer, run: str, genesis: Genesis, threads: int, name: str, report: Report, *, trains: bool = True) -> None:
-        self._peer, self._run, self._genesis, self._name, self._report, self._trains = peer, run, genesis, name, report, trains
+    def __init__(
+        self, peer: Peer, run: str, genesis: Genesis, threads: int, name: str, report: Report, *, trains: bool = True
+    ) -> None:
+        self._peer, self._run, self._genesis = peer, run, genesis
+        self._name, self._report, self._trains = name, report, trains
         self._place = Place(peer, run, genesis, threads)
         self._announcer = Announcer(run, peer.identity, peer.swarm.publish, now_s)
         self._publisher = Publisher(self._place, self._announcer)
@@ -131,8 +134,12 @@ class Contributor:
             if parent.complete:
                 return
             session = self._session = Session(await prepare_job(self._place, parent, survey.peers))
-            await self._announcer.keep("claim", unit, Claim, self._genesis.lease.life_s, lambda: self._claim_fields(parent))
-            self._report("training", unit=unit, step=parent.step, target=parent.target_steps, parent_by=parent.holders[-1:])
+            await self._announcer.keep(
+                "claim", unit, Claim, self._genesis.lease.life_s, lambda: self._claim_fields(parent)
+            )
+            self._report(
+                "training", unit=unit, step=parent.step, target=parent.target_steps, parent_by=parent.holders[-1:]
+            )
             async for event in session.events():
                 if event.kind == "checkpoint":
                     parent = await self._publish(Path(event.fields["folder"]), parent, fence)
@@ -162,7 +169,9 @@ class Contributor:
     async def _publish(self, folder: Path, parent: ResolvedUnit, fence: int) -> ResolvedUnit:
         grown = await self._publisher.publish(folder, parent, fence)
         loss = grown.lineage[-1].holdout_loss_micro
-        self._report("published", unit=parent.unit, step=grown.step, checkpoint=grown.checkpoint, holdout_loss_micro=loss)
+        self._report(
+            "published", unit=parent.unit, step=grown.step, checkpoint=grown.checkpoint, holdout_loss_micro=loss
+        )
         return grown
 
     async def _upkeep(self) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,7 +99,9 @@ async def _network(settings: Settings, key: RunKey | None) -> list[Finding]:
     try:
         async with open_peer(settings, key.peers if key else ()) as peer:
             findings.append(Finding("daemon", "ok", f"libp2p daemon runs, listening on {', '.join(peer.swarm.addrs)}"))
-            findings += [Finding("peers", "problem", warning, "Ask for a fresh run key.") for warning in peer.swarm.warnings]
+            findings += [
+                Finding("peers", "problem", warning, "Ask for a fresh run key.") for warning in peer.swarm.warnings
+            ]
             if key:
                 genesis = await load_genesis(peer.library, key.run)
                 findings.append(Finding("run", "ok", f"{genesis.name!r} answers, {len(genesis.units())} units"))

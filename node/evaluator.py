@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class Evaluator:
     """Remembers which checkpoints hold what they claim.
 
-    Contract: a checkpoint is measured once, in a child process. `trusted` and `distrusted` hold digests of checkpoints; one that
-    could not be measured is in neither and is tried again.
+    Contract: a checkpoint is measured once, in a child process. `trusted` and `distrusted` hold digests of checkpoints;
+    one that could not be measured is in neither and is tried again.
     """
 
     def __init__(self, place: Place) -> None:

@@ -17,7 +17,7 @@ CAPTION_CHARS = 28
 
 
 def captioned_grid(images: list[Image.Image], captions: list[str], columns: int = 0) -> Image.Image:
-    """Lay pictures out row by row, each enlarged to a readable cell with its caption below; one picture is just enlarged.
+    """Lay pictures out row by row, each enlarged to a readable cell with its caption below.
 
     Args:
         images: Pictures of any size.

@@ -18,7 +18,8 @@ from paris.registry.store import Store
 class Home:
     """Everything a node keeps on disk.
 
-    Layout: identity.key (0600) - store/ (content-addressed blobs) - work/<run>/<unit>/ (training state) - cache/ (ingested data).
+    Layout: identity.key (0600) - store/ (content-addressed blobs) - work/<run>/<unit>/ (training state) - cache/
+    (ingested data).
     """
 
     def __init__(self, path: Path) -> None:

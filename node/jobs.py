@@ -1,4 +1,4 @@
-"""What the node tells its training child, and what the child answers: JSON both ways, one file in, one line an event out."""
+"""What the node tells its training child, and what it answers: JSON, one file in, one line an event out."""
 
 from __future__ import annotations
 
@@ -68,8 +68,9 @@ class Job:
 class Event:
     """One line of the child.
 
-    Kinds: "prepare" (done) - "resumed" (step) - "measured" (measured_loss_micro, claimed_loss_micro) - "step" (step, loss,
-    per_s) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "failed" (what, why, hint, exit_code).
+    Kinds: "prepare" (done) - "resumed" (step) - "measured" (measured_loss_micro, claimed_loss_micro) - "step" (step,
+    loss, per_s) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "failed" (what, why, hint,
+    exit_code).
     """
 
     kind: str

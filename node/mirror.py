@@ -1,4 +1,4 @@
-"""Keeping copies: a checkpoint that only its trainer holds dies with it, so peers copy what rendezvous hashing gives them."""
+"""Keeping copies: a checkpoint only its trainer holds dies with it, so peers copy what falls to them by hashing."""
 
 from __future__ import annotations
 

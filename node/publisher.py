@@ -17,16 +17,22 @@ from paris.protocol.records import Checkpoint, Tip, open_checkpoint, statement
 from paris.registry.atomic import remove_tree, write_json
 from paris.registry.resolve import ResolvedUnit
 
-CHECKPOINT_FILES = ("config.json", "diffusion_pytorch_model.safetensors", "metrics.json", "state.json", "state.safetensors")
+CHECKPOINT_FILES = (
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "metrics.json",
+    "state.json",
+    "state.safetensors",
+)
 FULL_STATE = "state.safetensors"
 
 
 class Publisher:
     """Signs what this node trained and stands behind it.
 
-    Contract: order of writes is files, manifest, statement, note of what was published, announcement; a crash in between loses
-    no step, the restart finds the folder and publishes again. The full training state of older checkpoints is dropped,
-    except the last but one.
+    Contract: order of writes is files, manifest, statement, note of what was published, announcement; a crash in
+    between loses no step, the restart finds the folder and publishes again. The full training state of older
+    checkpoints is dropped, except the last but one.
     """
 
     def __init__(self, place: Place, announcer: Announcer) -> None:
@@ -57,7 +63,9 @@ class Publisher:
         place, store = self._place, self._place.peer.home.store
         metrics = json.loads((folder / "metrics.json").read_text())
         manifest = await asyncio.to_thread(store.add_tree, folder, CHECKPOINT_FILES)
-        signed = envelope.sign("checkpoint", self._statement(metrics, manifest.digest, parent, fence), place.peer.identity)
+        signed = envelope.sign(
+            "checkpoint", self._statement(metrics, manifest.digest, parent, fence), place.peer.identity
+        )
         digest = store.put_bytes(signed)
         checkpoint = open_checkpoint(signed)
         write_json(place.work(parent.unit) / "published.json", {"checkpoint": digest, "step": checkpoint.to_step})

@@ -1,4 +1,4 @@
-"""Training one unit: files in, a child process, checkpoints out. The node can stop it at any moment and lose nothing."""
+"""Training one unit: files in, a child process, checkpoints out. It can be stopped at any moment and loses nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Place:
         return self.peer.home.work(self.run, unit)
 
 
-async def prepare_job(place: Place, parent: ResolvedUnit, providers: Sequence[str], progress: Progress | None = None) -> Job:
+async def prepare_job(
+    place: Place, parent: ResolvedUnit, providers: Sequence[str], progress: Progress | None = None
+) -> Job:
     """Fetch and verify everything a stretch of training needs, and write it down as a job.
 
     Training goes on from the unit's newest published checkpoint, else from the start the genesis names.
@@ -42,7 +44,6 @@ async def prepare_job(place: Place, parent: ResolvedUnit, providers: Sequence[st
         UnavailableError: shards or the parent's training state are nowhere to be had now.
     """
     genesis, unit, work = place.genesis, parent.unit, place.work(parent.unit)
-    library = place.peer.library
     work.mkdir(parents=True, exist_ok=True)
     cluster = genesis.cluster(unit)
     clusters = [cluster] if cluster else list(genesis.clusters)
@@ -103,8 +104,8 @@ class RefusedCheckpointError(VerificationError):
 class Session:
     """A running training child.
 
-    Contract: events arrive in the order the child produced them; `stop` makes the child write a checkpoint and end; the child
-    ends by itself when this process dies.
+    Contract: events arrive in the order the child produced them; `stop` makes the child write a checkpoint and end; the
+    child ends by itself when this process dies.
     """
 
     def __init__(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Settings of a node: defaults <- `config.toml` in its home <- environment (PARIS_*) <- flags, each visible with its origin."""
+"""Settings of a node: defaults <- `config.toml` in its home <- environment (PARIS_*) <- flags."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML", why=str(error), hint="Correct the line, or move the file away.") from error
+        raise UsageError(
+            f"{path} is not valid TOML", why=str(error), hint="Correct the line, or move the file away."
+        ) from error
     known = {f.name for f in fields(Settings)} - {"home"}
     if unknown := sorted(set(values) - known):
         raise UsageError(
@@ -71,7 +73,9 @@ def _typed(name: str, value: Any) -> Any:
             except ValueError:
                 threads = -1
             if threads < 0:
-                raise UsageError(f"threads = {value!r} is not a number of CPU threads", hint="Give 0 for all cores, or 1, 2, …")
+                raise UsageError(
+                    f"threads = {value!r} is not a number of CPU threads", hint="Give 0 for all cores, or 1, 2, …"
+                )
             return threads
         case "peers" | "announce":
             return tuple(value.split(",")) if isinstance(value, str) else tuple(value)

@@ -58,12 +58,14 @@ async def look(
     resolved = await resolve(library, run, tuple(names), distrusted)
     units = genesis.units()
     found = await asyncio.gather(*(library.records("claim", run, unit) for unit in units))
-    claims = {unit: tuple(r for r in records if isinstance(r, Claim)) for unit, records in zip(units, found, strict=True)}
+    claims = {
+        unit: tuple(r for r in records if isinstance(r, Claim)) for unit, records in zip(units, found, strict=True)
+    }
     return resolved, claims, names
 
 
 class Surveyor:
-    """Looks on behalf of a contributor: its own claims count only while it stands behind them, contests are measured."""
+    """Looks on behalf of a contributor: own claims count only while it stands behind them, contests are measured."""
 
     def __init__(self, place: Place, announcer: Announcer, evaluator: Evaluator) -> None:
         self._place, self._announcer, self._evaluator = place, announcer, evaluator
@@ -113,7 +115,9 @@ def rows(resolved: ResolvedRun, claims: dict[str, tuple[Claim, ...]], names: dic
     for name, unit in resolved.units.items():
         held = live(claims.get(name, ()), now_s())
         trainers = frozenset(unit.holders[-1:])
-        view = UnitView(name, unit.target_steps, unit.step, unit.checkpoint, held, trainers, blocked=False, since_s=now_s())
+        view = UnitView(
+            name, unit.target_steps, unit.step, unit.checkpoint, held, trainers, blocked=False, since_s=now_s()
+        )
         claim = None if unit.complete else winner(view, resolved.run)
         cluster = resolved.genesis.cluster(name)
         table.append(

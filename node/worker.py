@@ -1,6 +1,7 @@
 """The training child: one process, one unit. It reads a job, says on stdout what it does, and checkpoints on SIGTERM.
 
-A crash of training cannot take the peer down, stopping it frees all its memory, and it ends by itself when the peer is gone.
+A crash of training cannot take the peer down, stopping it frees all its memory, and it ends by itself when the peer is
+gone.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Stop:
         return os.getppid() != self._parent
 
     def __call__(self) -> bool:
+        """Ask."""
         return self._asked or self.orphaned
 
 
@@ -169,7 +171,13 @@ def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
         if stop():
             raise SystemExit(0)
 
-    return ingest([Path(s) for s in shards], open_codec(job.codec["kind"], folder and Path(folder)), encoder, path, progress=report)
+    return ingest(
+        [Path(s) for s in shards],
+        open_codec(job.codec["kind"], folder and Path(folder)),
+        encoder,
+        path,
+        progress=report,
+    )
 
 
 def _versions(job: Job) -> dict[str, str]:

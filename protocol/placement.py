@@ -1,4 +1,4 @@
-"""Who keeps a copy of what: rendezvous hashing, so that peers agree without talking and few copies move when one leaves."""
+"""Who keeps a copy of what: rendezvous hashing, so that peers agree without talking and few copies ever move."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from paris.protocol.digests import hex_of
 def keepers(run: str, unit: str, peers: Iterable[str], replicas: int) -> tuple[str, ...]:
     """The peers that should hold copies of a unit's newest checkpoint, best first.
 
-    Each peer's score is SHA-256 over run, unit and peer id, joined by zero bytes; the highest scores keep. A peer joining or
-    leaving changes only the sets it enters or leaves (Thaler & Ravishankar 1998).
+    Each peer's score is SHA-256 over run, unit and peer id, joined by zero bytes; the highest scores keep. A peer
+    joining or leaving changes only the sets it enters or leaves (Thaler & Ravishankar 1998).
 
     Args:
         run: Run id.

@@ -1,4 +1,4 @@
-"""From a resolved run to a folder people can use: weights checked out, and the proofs of where they come from beside them."""
+"""From a resolved run to a folder people can use: weights, and beside them the proofs of where they come from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ MODEL_FILES = frozenset({"config.json", "diffusion_pytorch_model.safetensors"})
 
 
 async def fetch_ensemble(
-    library: Library, resolved: ResolvedRun, folder: Path, providers: tuple[str, ...] = (), progress: Progress | None = None
+    library: Library,
+    resolved: ResolvedRun,
+    folder: Path,
+    providers: tuple[str, ...] = (),
+    progress: Progress | None = None,
 ) -> int:
     """Fetch every expert and the router and lay them out as a `ParisPipeline` folder, all at once or not at all.
 
@@ -43,7 +47,9 @@ async def fetch_ensemble(
     fetched_bytes = 0
     manifests: dict[str, Manifest] = {}
     for unit in resolved.units.values():
-        manifests[unit.unit], size = await _fetch(library, str(unit.manifest), (*unit.providers, *providers), progress, MODEL_FILES)
+        manifests[unit.unit], size = await _fetch(
+            library, str(unit.manifest), (*unit.providers, *providers), progress, MODEL_FILES
+        )
         fetched_bytes += size
     codec = None
     if resolved.genesis.codec.manifest:
@@ -54,7 +60,11 @@ async def fetch_ensemble(
 
 
 async def _fetch(
-    library: Library, digest: str, providers: tuple[str, ...], progress: Progress | None, names: frozenset[str] | None = None
+    library: Library,
+    digest: str,
+    providers: tuple[str, ...],
+    progress: Progress | None,
+    names: frozenset[str] | None = None,
 ) -> tuple[Manifest, int]:
     manifest = await library.manifest(digest, providers)
     wanted = manifest if names is None else manifest.select(lambda entry: entry.name in names)
@@ -88,7 +98,9 @@ def _write_provenance(library: Library, resolved: ResolvedRun, folder: Path) -> 
             write_bytes(folder / name, library.store.get_bytes(digest, LIMITS.blob_bytes))
         newest = library.store.get_bytes(str(unit.manifest), LIMITS.blob_bytes)
         write_bytes(folder / f"{unit.unit}.manifest.json", newest)
-    write_json(folder / "run.json", {"run": resolved.run, "units": {u.unit: _summary(u) for u in resolved.units.values()}})
+    write_json(
+        folder / "run.json", {"run": resolved.run, "units": {u.unit: _summary(u) for u in resolved.units.values()}}
+    )
 
 
 def _summary(unit: ResolvedUnit) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """Who trained what, on which data, from which parent: and how much of that was checked.
 
-Two levels here, weakest first, and never more said than was checked. *attested*: the genesis and every statement are signed
-by who they name and chain without a gap from the start to the newest checkpoint. *consistent*: the files are those the
-statements name, fit the architecture the genesis asks for, hold finite numbers, and were trained on the run's shards.
+Two levels here, weakest first, and never more said than was checked. *attested*: the genesis and every statement are
+signed by who they name and chain without a gap from the start to the newest checkpoint. *consistent*: the files are
+those the statements name, fit the architecture the genesis asks for, hold finite numbers, and were trained on the run's
+shards.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ class Audit:
 
 
 async def audit(
-    library: Library, resolved: ResolvedRun, providers: tuple[str, ...] = (), progress: Callable[[str], None] | None = None
+    library: Library,
+    resolved: ResolvedRun,
+    providers: tuple[str, ...] = (),
+    progress: Callable[[str], None] | None = None,
 ) -> Audit:
     """Check every unit of a resolved run, fetching the weights that are not here yet.
 
@@ -106,7 +110,7 @@ async def audit(
         genesis.name,
         genesis.curators.keys,
         f"{genesis.start.kind} {genesis.start.manifest or ''} {genesis.start.note}".strip(),
-        f"{genesis.data.name} ({genesis.data.license}), {genesis.data.samples} samples, hold-out {genesis.data.holdout_samples}",
+        f"{genesis.data.name} ({genesis.data.license}), {genesis.data.samples} + {genesis.data.holdout_samples}",
         tuple(units),
     )
 
@@ -159,7 +163,9 @@ def _data_check(genesis: Genesis, unit: ResolvedUnit, data: Manifest) -> Check:
     names = {name for c in ([cluster] if cluster else genesis.clusters) for name in c.shards}
     expected = {entry.name: entry.sha256 for entry in data.files if entry.name in names}
     wrong = [segment.to_step for segment in unit.lineage if segment.shards() != expected]
-    detail = f"segments up to steps {wrong} name other shards" if wrong else f"the run's {len(expected)} shards, by digest"
+    detail = (
+        f"segments up to steps {wrong} name other shards" if wrong else f"the run's {len(expected)} shards, by digest"
+    )
     return Check("data", ok=not wrong, detail=detail)
 
 
@@ -167,7 +173,7 @@ def _start_check(genesis: Genesis, unit: ResolvedUnit) -> Check:
     """The first segment starts where the genesis says."""
     expected = None if unit.unit == "router" else genesis.start.manifest
     found = unit.lineage[0].start
-    detail = f"starts from {found or 'random weights of the unit’s own seed'}"
+    detail = f"starts from {found or 'random weights of its own seed'}"
     return Check("start", ok=found == expected, detail=detail if found == expected else f"{detail}, not {expected}")
 
 
@@ -179,7 +185,7 @@ def _weights_check(library: Library, genesis: Genesis, unit: ResolvedUnit, manif
     differing = sorted(key for key, value in architecture.items() if config.get(key) != value)
     problems = [f"config.json differs from the genesis in {', '.join(differing)}"] if differing else []
     problems += check_weights(library.store.verify(manifest.entry(WEIGHTS)), architecture, kind)
-    detail = problems[0] if problems else "names, shapes and types as the genesis’ architecture asks; every number finite"
+    detail = problems[0] if problems else "names, shapes and types as the genesis asks; every number finite"
     return Check("weights", ok=not problems, detail=detail)
 
 

@@ -28,6 +28,10 @@ Progress = Callable[[str, int, int], None]
 TEXT_BATCH = 512
 GRID_PX = 8
 REPORT_EVERY = 256
+# Experts gain from clusters that look alike, the router from clusters that read alike. On the packaged sample, K = 4:
+# how much of the thumbnails' variance the clusters explain, and how often text alone predicts the cluster (logistic
+# regression, 5 folds). Weight 0: 6 %, 0.97; 0.05: 9 %, 0.94; 0.1: 17 %, 0.87; 0.2: 24 %, 0.76; 0.3: 28 %, 0.68.
+PIXEL_WEIGHT = 0.1
 
 
 class GroupEncoder(Protocol):
@@ -162,8 +166,13 @@ class Survey:
     digest_hex: str
 
 
-def open_features(name: str, encoder: TextEncoder, pixel_weight: float = 0.3) -> GroupEncoder:
+def open_features(name: str, encoder: TextEncoder, pixel_weight: float = PIXEL_WEIGHT) -> GroupEncoder:
     """Return the features called `name`: "text", "pixels" or "text+pixels".
+
+    Args:
+        name: what to look at.
+        encoder: text encoder; "pixels" does not use it.
+        pixel_weight: share of the pixels in "text+pixels".
 
     Raises:
         UsageError: there are no such features.

@@ -1,4 +1,4 @@
-"""Blobs and files by digest: from the local store where they are there, else from peers, verified on arrival and kept."""
+"""Blobs and files by digest: from the local store where they are, else from peers, verified on arrival and kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Progress = Callable[[int], None]
 
 
 class Network(Protocol):
-    """What the registry asks of a network: records by slot, bytes by digest. Nothing it returns is trusted unverified."""
+    """What the registry asks of a network: records by slot, bytes by digest. Nothing of it is trusted unverified."""
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Return the newest valid record of every signer in one slot."""
@@ -33,7 +33,8 @@ class Network(Protocol):
 class Library:
     """The store with the network behind it; offline when there is no network.
 
-    Contract: whatever a method returns has the digest that was asked for. Fetching the same thing twice costs one transfer.
+    Contract: whatever a method returns has the digest that was asked for. Fetching the same thing twice costs one
+    transfer.
     """
 
     def __init__(self, store: Store, network: Network | None = None) -> None:

@@ -28,7 +28,14 @@ class Plan:
     replicas: int = 2
 
 
-_EXPERT = {"warmup_steps": 100, "ema": "0.999", "weight_decay": "0.01", "text_dropout": "0.1", "grad_clip": "1.0", "seed": 0}
+_EXPERT = {
+    "warmup_steps": 100,
+    "ema": "0.999",
+    "weight_decay": "0.01",
+    "text_dropout": "0.1",
+    "grad_clip": "1.0",
+    "seed": 0,
+}
 _ROUTER = {**_EXPERT, "ema": "0.995"}
 
 
@@ -46,4 +53,4 @@ PLANS: dict[str, Plan] = {
     "dit-b-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
     "dit-xl-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
 }
-"""The default plan of every preset. Lengths of the large ones follow DDM (arXiv 2501.05450, 3.2): lr 1e-4, EMA 0.999."""
+"""The default plan of every preset; the large ones take learning rate and batch from DDM (arXiv 2501.05450)."""

@@ -109,7 +109,7 @@ async def resolve_unit(
     providers: tuple[str, ...] = (),
     distrusted: frozenset[str] = frozenset(),
 ) -> ResolvedUnit:
-    """Return the unit's best lineage: the candidate with most steps whose chain verifies; equal steps go to the lowest digest.
+    """Return the unit's best lineage: most steps among the chains that verify; equal steps go to the lowest digest.
 
     A chain that ends in distrusted checkpoints is cut back to the newest one that is not.
     """
@@ -127,7 +127,9 @@ async def resolve_unit(
             continue
         lineage, digests = _cut_back(*chained, distrusted)
         candidates.append(ResolvedUnit(unit, genesis.target_steps(unit), lineage, digests, serving))
-    best = min(candidates, key=lambda c: (-c.step, c.digests[-1:]), default=ResolvedUnit(unit, genesis.target_steps(unit)))
+    best = min(
+        candidates, key=lambda c: (-c.step, c.digests[-1:]), default=ResolvedUnit(unit, genesis.target_steps(unit))
+    )
     return replace(best, refused=tuple(refused))
 
 
@@ -153,7 +155,9 @@ async def _verified_chain(
         cursor = open_checkpoint(found[cursor]).parent
     lineage = chain(tip, found.get, genesis, run)
     if lineage[-1].unit != unit:
-        raise LineageError(f"a tip of {unit} names a checkpoint of {lineage[-1].unit}", "its signer is mistaken or lies")
+        raise LineageError(
+            f"a tip of {unit} names a checkpoint of {lineage[-1].unit}", "its signer is mistaken or lies"
+        )
     return lineage, tuple(reversed(digests))
 
 

@@ -1,7 +1,7 @@
 """The name of a run, as people pass it on: `paris://<64 hex>[?peer=<multiaddr>&peer=...]`.
 
-The hex is the SHA-256 of the signed genesis, so the key pins every rule of the run. Peers are hints where to ask first and
-carry no trust.
+The hex is the SHA-256 of the signed genesis, so the key pins every rule of the run. Peers are hints where to ask first
+and carry no trust.
 """
 
 from __future__ import annotations

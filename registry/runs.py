@@ -78,7 +78,8 @@ def create_run(
 ) -> Created:
     """Cluster and shard the data, put everything a contributor needs into the store, and sign the genesis.
 
-    Equal data, choices, curator and time give an equal run. Interrupted, the same call goes on with the shards that are whole.
+    Equal data, choices, curator and time give an equal run. Interrupted, the same call goes on with the shards that are
+    whole.
 
     Raises:
         UsageError: no preset of this name, too few samples for so many clusters.
@@ -164,7 +165,9 @@ def _start(choices: Choices, store: Store) -> dict[str, object]:
     if choices.start == "scratch":
         return {"kind": "scratch", "manifest": None, "note": ""}
     if choices.start == "base":
-        note = "packaged base: one small model trained on all training pictures of sample:emoji, see scripts/train_base.py"
+        note = (
+            "packaged base: one small model trained on all training pictures of sample:emoji, see scripts/train_base.py"
+        )
         return {"kind": "checkpoint", "manifest": _packaged(PACKAGED_START, store), "note": note}
     folder = Path(choices.start)
     if not (folder / "config.json").is_file():
@@ -179,7 +182,9 @@ def _start(choices: Choices, store: Store) -> dict[str, object]:
 def _packaged(name: str, store: Store) -> str:
     """Put weights that come with the package into the store and return their manifest's digest."""
     with as_file(files("paris.models") / "weights" / name) as folder:
-        return store.add_tree(folder, sorted(p.name for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})).digest
+        return store.add_tree(
+            folder, sorted(p.name for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})
+        ).digest
 
 
 def work_folder(home: Path, source: str, choices: Choices) -> Path:

@@ -1,4 +1,4 @@
-"""Cut the packaged sample data from the full emoji tar: 32x32 lossless WebP, captions that name the style, licences kept.
+"""Cut the packaged sample data from the full emoji tar: 32x32 lossless WebP, captions that name the style.
 
 Usage: python scripts/make_sample_images.py EMOJI_IMAGES_TAR registry/sample
 Equal input gives equal bytes: members are sorted, times and owners are zero.

@@ -73,13 +73,16 @@ def train(out_dir: Path, minutes: float) -> None:
         ema.update_parameters(model)
         step += 1
         if step % 200 == 0:
-            print(f"{elapsed_s:6.0f} s  step {step}  loss {loss.item():.4f}  hold-out {psnr_db(model, holdout):.2f} dB", flush=True)
+            print(
+                f"{elapsed_s:6.0f} s  step {step}  loss {loss.item():.4f}  hold-out {psnr_db(model, holdout):.2f} dB",
+                flush=True,
+            )
     best: AutoencoderTiny = ema.module
     with torch.no_grad():
         latents = torch.cat([best.encode(x).latents for x in pictures.split(256)])
     best.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     best.to(memory_format=torch.contiguous_format).save_pretrained(out_dir)
-    print(f"hold-out {psnr_db(best, holdout):.2f} dB, latent deviation {latents.std():.3f}, channel means {latents.mean((0, 2, 3)).tolist()}")
+    print(f"hold-out {psnr_db(best, holdout):.2f} dB, latent deviation {latents.std():.3f}")
 
 
 if __name__ == "__main__":

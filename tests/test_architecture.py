@@ -16,7 +16,21 @@ MAY_IMPORT = {
     "models": {"models"},
     "protocol": {"protocol"},
 }
-IMPURE = {"socket", "time", "datetime", "random", "secrets", "os", "asyncio", "torch", "hivemind", "libp2p", "numpy", "subprocess", "tempfile"}
+IMPURE = {
+    "socket",
+    "time",
+    "datetime",
+    "random",
+    "secrets",
+    "os",
+    "asyncio",
+    "torch",
+    "hivemind",
+    "libp2p",
+    "numpy",
+    "subprocess",
+    "tempfile",
+}
 UNSAFE = re.compile(r"\bpickle\b|torch\.(load|save)\b|yaml\.load\(|allow_pickle\s*=\s*True")
 
 
@@ -53,7 +67,9 @@ def test_protocol_is_sans_io() -> None:
             continue
         tops = {name.split(".")[0] for name in imported(path)}
         assert not tops & IMPURE, f"{path.relative_to(ROOT)} imports {sorted(tops & IMPURE)}"
-        assert "paris.protocol.transport" not in {n[:24] for n in imported(path)}, f"{path}: rules must not know the wire"
+        assert "paris.protocol.transport" not in {n[:24] for n in imported(path)}, (
+            f"{path}: rules must not know the wire"
+        )
 
 
 def test_only_transport_knows_hivemind() -> None:

@@ -1,4 +1,4 @@
-"""The command line: one file a noun, one function a verb. Data on stdout, progress on stderr, `--json` on everything."""
+"""The command line: a file a command. Data on stdout, progress on stderr, `--json` on everything."""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ app.command("doctor")(doctor.doctor)
 @app.callback()
 def _prepare(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what happens inside.")) -> None:
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)], force=True)
+    logging.basicConfig(
+        level=level, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)], force=True
+    )
     for library in ("diffusers", "transformers", "httpx", "hivemind"):
         logging.getLogger(library).setLevel(logging.INFO if verbose else logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

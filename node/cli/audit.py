@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from paris.registry.audit import Audit
 
 
-def audit(run: RunKeyArgument, home: HomeOption = None, peer: PeerOption = None, listen: ListenOption = None, json: JsonOption = False) -> None:
+def audit(
+    run: RunKeyArgument,
+    home: HomeOption = None,
+    peer: PeerOption = None,
+    listen: ListenOption = None,
+    json: JsonOption = False,
+) -> None:
     """Check every signature, digest and parent of a run, and say which level each expert reached.
 
     Exit code 3 if any check fails.
@@ -52,7 +58,8 @@ def print_report(report: Audit) -> None:
         for row in unit.lineage:
             out.print(f"  {_lineage_line(row)}", markup=False)
         for check in unit.checks:
-            out.print(f"  [{'green' if check.ok else 'red'}]{'ok    ' if check.ok else 'FAILED'}[/] {check.name}: {check.detail}")
+            verdict = "[green]ok    [/]" if check.ok else "[red]FAILED[/]"
+            out.print(f"  {verdict} {check.name}: {check.detail}")
     if report.units:
         out.print(f"\nnot checked: {'; '.join(report.units[0].not_checked)}")
     out.print(f"audit: {report.verdict()}", style="green" if report.ok else "red", markup=False)

@@ -21,8 +21,8 @@ def demo(
 ) -> None:
     """A whole network on this machine.
 
-    Contributors as real processes claim and train K experts and the router on the sample pictures; one is killed half-way
-    and another takes over; a fresh peer fetches the ensemble by its key, draws a picture grid, and audits it.
+    Contributors as real processes claim and train K experts and the router on the sample pictures; one is killed
+    half-way and another takes over; a fresh peer fetches the ensemble by its key, draws a picture grid, and audits it.
     Ctrl-C ends every process of the demo.
     """
     with errors_to_exit_codes(as_json=json):

@@ -49,10 +49,21 @@ async def fetch_run(key: RunKey, settings: Settings, folder: Path) -> dict[str, 
                 peer.library, resolved, folder, providers, lambda size: bar.advance(task, size / 1e6)
             )
         units = {
-            unit.unit: {"step": unit.step, "target": unit.target_steps, "trained_by": list(unit.holders), "refused": list(unit.refused)}
+            unit.unit: {
+                "step": unit.step,
+                "target": unit.target_steps,
+                "trained_by": list(unit.holders),
+                "refused": list(unit.refused),
+            }
             for unit in resolved.units.values()
         }
         for unit in resolved.units.values():
             trainers = " then ".join(short(holder) for holder in unit.holders)
             err.print(f"  {unit.unit}: step {unit.step}/{unit.target_steps}, trained by {trainers}, verified")
-        return {"run": str(key), "folder": str(folder), "fetched_bytes": fetched, "complete": resolved.complete, "units": units}
+        return {
+            "run": str(key),
+            "folder": str(folder),
+            "fetched_bytes": fetched,
+            "complete": resolved.complete,
+            "units": units,
+        }

@@ -19,7 +19,9 @@ from paris.registry.runkey import RunKey
 def generate(
     source: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run key, or a folder `fetch` made.")],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; one picture each.")],
-    file: Annotated[Path, typer.Option("--out", "-o", help="PNG to write: one picture, or a captioned grid.")] = Path("paris.png"),
+    file: Annotated[Path, typer.Option("--out", "-o", help="PNG to write: one picture, or a captioned grid.")] = Path(
+        "paris.png"
+    ),
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Experts that draw each step of each picture.")] = 2,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Denoising steps.")] = 30,
     guidance: Annotated[float, typer.Option("--guidance", help="Classifier-free guidance scale; 1 is none.")] = 3.0,
@@ -42,7 +44,9 @@ def generate(
         out.print(str(file))
 
 
-def draw(folder: Path, prompts: list[str], file: Path, *, top_k: int, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+def draw(
+    folder: Path, prompts: list[str], file: Path, *, top_k: int, steps: int, guidance: float, seed: int
+) -> dict[str, Any]:
     """Draw one picture a prompt into a PNG and return who drew what."""
     from paris.models.pipeline import ParisPipeline
     from paris.node.grid import captioned_grid, save_png

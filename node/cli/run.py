@@ -17,22 +17,38 @@ app = typer.Typer(help="Make and look at runs.", no_args_is_help=True)
 
 @app.command()
 def create(
-    data: Annotated[str, typer.Argument(help="sample:emoji, a folder of pictures with captions, or 'shards-{000..099}.tar'.")],
+    data: Annotated[
+        str, typer.Argument(help="sample:emoji, a folder of pictures with captions, or 'shards-{000..099}.tar'.")
+    ],
     clusters: Annotated[int, typer.Option("--clusters", min=1, help="How many experts.")] = 8,
-    model: Annotated[str, typer.Option("--model", help="Preset: tiny, tiny-pixels, micro, dit-b-2, dit-xl-2.")] = "tiny",
+    model: Annotated[
+        str, typer.Option("--model", help="Preset: tiny, tiny-pixels, micro, dit-b-2, dit-xl-2.")
+    ] = "tiny",
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     start: Annotated[str | None, typer.Option("--start", help="scratch, base, or a folder of weights.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps of each expert.")] = None,
-    router_steps: Annotated[int | None, typer.Option("--router-steps", min=1, help="Training steps of the router.")] = None,
+    router_steps: Annotated[
+        int | None, typer.Option("--router-steps", min=1, help="Training steps of the router.")
+    ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Samples a step.")] = None,
-    publish_every: Annotated[int | None, typer.Option("--publish-every", min=1, help="Steps from checkpoint to checkpoint.")] = None,
+    publish_every: Annotated[
+        int | None, typer.Option("--publish-every", min=1, help="Steps from checkpoint to checkpoint.")
+    ] = None,
     lr: Annotated[str | None, typer.Option("--lr", help="Peak learning rate of the experts, a decimal number.")] = None,
-    features: Annotated[str, typer.Option("--features", help="What clusters are made of: text, pixels, text+pixels.")] = "text+pixels",
-    split_key: Annotated[str | None, typer.Option("--split-key", help="Metadata field that keeps near-duplicates together.")] = None,
+    features: Annotated[
+        str, typer.Option("--features", help="What clusters are made of: text, pixels, text+pixels.")
+    ] = "text+pixels",
+    split_key: Annotated[
+        str | None, typer.Option("--split-key", help="Metadata field that keeps near-duplicates together.")
+    ] = None,
     license_id: Annotated[str | None, typer.Option("--license", help="Licence of the data (SPDX).")] = None,
-    admit: Annotated[list[str] | None, typer.Option("--admit", help="Peer id that may contribute; repeat; none: everybody.")] = None,
+    admit: Annotated[
+        list[str] | None, typer.Option("--admit", help="Peer id that may contribute; repeat; none: everybody.")
+    ] = None,
     lease_s: Annotated[int | None, typer.Option("--lease", min=5, help="Seconds a claim lives unrenewed.")] = None,
-    settle_s: Annotated[int | None, typer.Option("--settle", min=1, help="Seconds a claimant waits before reading back.")] = None,
+    settle_s: Annotated[
+        int | None, typer.Option("--settle", min=1, help="Seconds a claimant waits before reading back.")
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -61,7 +77,9 @@ def create(
             err.print(f"Serve it with: paris-node start --no-train {created['run']}", markup=False)
 
 
-def make_run(data: str, choices: Any, settings: Settings, split_key: str | None = None, license_id: str | None = None) -> dict[str, Any]:
+def make_run(
+    data: str, choices: Any, settings: Settings, split_key: str | None = None, license_id: str | None = None
+) -> dict[str, Any]:
     """Create a run in the home's store and return what a person wants to know of it."""
     from paris.node.home import Home
     from paris.node.peer import now_s
@@ -82,7 +100,10 @@ def make_run(data: str, choices: Any, settings: Settings, split_key: str | None 
         created = create_run(source, choices, home.identity(), home.store, work, now_s(), progress)
     genesis = created.genesis
     for cluster in genesis.clusters:
-        err.print(f"  {cluster.unit}: {cluster.samples} + {cluster.holdout_samples} held out: {', '.join(cluster.words[:8])}", markup=False)
+        err.print(
+            f"  {cluster.unit}: {cluster.samples} + {cluster.holdout_samples} held out: {', '.join(cluster.words[:8])}",
+            markup=False,
+        )
     if len(created.rejects):
         err.print(f"  left out {len(created.rejects)} samples: {created.rejects.summary()}", markup=False)
         for key, reason in created.rejects.entries[:10]:

@@ -22,7 +22,9 @@ def start(
     name: Annotated[str | None, typer.Option("--name", help="What others see this node called.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads to train with; 0 for all.")] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Only keep and serve data and checkpoints.")] = False,
-    leave: Annotated[bool, typer.Option("--leave", help="Exit when the run is complete instead of serving on.")] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="Exit when the run is complete instead of serving on.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Join a run: claim an unclaimed cluster, train it, publish signed checkpoints, take over from peers who vanish.
@@ -46,7 +48,13 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
         async with open_peer(settings, key.peers) as peer:
             genesis = await load_genesis(peer.library, key.run)
             addresses = tuple(peer.swarm.addrs)
-            report("ready", run=str(key.with_peers(addresses)), peer_id=peer.peer_id, addrs=list(addresses), name=genesis.name)
+            report(
+                "ready",
+                run=str(key.with_peers(addresses)),
+                peer_id=peer.peer_id,
+                addrs=list(addresses),
+                name=genesis.name,
+            )
             contributor = Contributor(
                 peer, key.run, genesis, settings.training_threads, settings.name, report, trains=trains
             )
@@ -69,11 +77,12 @@ def _text_report(event: str, **fields: Any) -> None:
             err.print("  Ctrl-C checkpoints, publishes and leaves; nothing is lost")
         case "step":
             err.print(
-                f"  {fields['unit']} step {fields['step']}  loss {fields['loss']:.4f}  {fields['per_s']:.0f} samples/s", end="\r"
+                f"  {fields['unit']} step {fields['step']}  loss {fields['loss']:.4f}  {fields['per_s']:.0f} samples/s",
+                end="\r",
             )
         case "published":
-            loss = (fields["holdout_loss_micro"] or 0) / 1e6
-            err.print(f"published {fields['unit']} at step {fields['step']}, hold-out loss {loss:.4f} ({short(fields['checkpoint'])})")
+            loss, digest = (fields["holdout_loss_micro"] or 0) / 1e6, short(fields["checkpoint"])
+            err.print(f"published {fields['unit']} at step {fields['step']}, hold-out loss {loss:.4f} ({digest})")
         case "prepare":
             err.print(f"  {fields['unit']}: {fields['done']} samples encoded", end="\r")
         case "waiting":

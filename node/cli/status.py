@@ -13,7 +13,13 @@ from paris.node.settings import Settings
 from paris.registry.runkey import RunKey
 
 
-def status(run: RunKeyArgument, home: HomeOption = None, peer: PeerOption = None, listen: ListenOption = None, json: JsonOption = False) -> None:
+def status(
+    run: RunKeyArgument,
+    home: HomeOption = None,
+    peer: PeerOption = None,
+    listen: ListenOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show every unit of a run: who holds it, how far it is, how good, how long the lease still runs."""
     with errors_to_exit_codes(as_json=json):
         key = RunKey.parse(run)
@@ -32,14 +38,21 @@ async def _survey(key: RunKey, settings: Settings) -> dict[str, Any]:
     async with open_peer(settings, key.peers, serve=False) as peer:
         genesis = await load_genesis(peer.library, key.run)
         resolved, claims, names = await look(peer.library, key.run, genesis)
-        return {"name": genesis.name, "peers": names, "complete": resolved.complete, "units": rows(resolved, claims, names)}
+        return {
+            "name": genesis.name,
+            "peers": names,
+            "complete": resolved.complete,
+            "units": rows(resolved, claims, names),
+        }
 
 
 def units_table(title: str, units: list[dict[str, Any]]) -> Table:
     """The units of a run as a table: cluster, holder, steps, loss, lease, copies."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("unit", "about", "holder", "steps", "published", "hold-out", "lease", "copies"):
-        table.add_column(column, justify="right" if column in {"steps", "published", "hold-out", "lease", "copies"} else "left")
+        table.add_column(
+            column, justify="right" if column in {"steps", "published", "hold-out", "lease", "copies"} else "left"
+        )
     for unit in units:
         done = unit["published_step"] >= unit["target"]
         holder = unit["holder_name"] or (short(unit["holder"]) if unit["holder"] else "")

@@ -1,7 +1,8 @@
-"""How many steps fit into the minutes given, on this machine as it is now: measured, then written into the signed recipe."""
+"""How many steps fit into the minutes given, on this machine as it is now: measured, then signed as the recipe."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import torch
 
 from paris.models.dit import DiT
 from paris.models.presets import PRESETS
+from paris.models.router import Router
 from paris.protocol.records import Recipe
 from paris.registry.recipes import PLANS, Plan
 
@@ -42,7 +44,10 @@ def plan_for(minutes: float, clusters: int) -> Budget:
     steps = max(20, int(training_s * (1 - ROUTER_SHARE) * rate / (clusters * BATCH)))
     router_steps = max(60, int(training_s * ROUTER_SHARE * rate * _router_speedup() / BATCH))
     plan = PLANS["tiny"]
-    expert = _sized(plan.expert, {"steps": steps, "batch": BATCH, "lr": "0.0004", "warmup_steps": min(20, steps // 5), "ema": "0.99"})
+    expert = _sized(
+        plan.expert,
+        {"steps": steps, "batch": BATCH, "lr": "0.0004", "warmup_steps": min(20, steps // 5), "ema": "0.99"},
+    )
     router = _sized(plan.router, {"steps": router_steps, "batch": BATCH, "warmup_steps": min(30, router_steps // 5)})
     return Budget(rate, replace(plan, expert=expert, router=router, life_s=30, settle_s=3, progress_s=240, replicas=2))
 
@@ -79,8 +84,10 @@ def _samples_per_s() -> float:
 def _router_speedup() -> float:
     """How much faster a router sample is than an expert sample, from their parameter counts."""
     preset = PRESETS["tiny"]
-    from paris.models.router import Router
-
-    count = lambda network: sum(p.numel() for p in network.parameters())  # noqa: E731
     with torch.device("meta"):
-        return float(count(DiT(**preset.expert)) / count(Router(**preset.router, clusters=2))) ** 0.5
+        ratio = _size(DiT(**preset.expert)) / _size(Router(**preset.router, clusters=2))
+    return math.sqrt(ratio)
+
+
+def _size(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())

@@ -43,7 +43,7 @@ class NodeProcess:
         Raises:
             ParisError: it ended, or did not join in time.
         """
-        assert self._process and self._reader
+        assert self._reader is not None
         waiting = asyncio.create_task(self._ready.wait())
         await asyncio.wait({waiting, self._reader}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -74,7 +74,8 @@ class NodeProcess:
             await self._reader
 
     async def _read(self) -> None:
-        assert self._process and self._process.stdout
+        assert self._process is not None
+        assert self._process.stdout is not None
         async for line in self._process.stdout:
             with suppress(ValueError):
                 self._note(json.loads(line))

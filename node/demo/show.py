@@ -26,7 +26,24 @@ from paris.registry.resolve import load_genesis
 from paris.registry.runkey import RunKey
 from paris.registry.runs import Choices
 
-NAMES = ("ada", "bea", "cleo", "dora", "emmy", "fei", "grace", "hedy", "ines", "joan", "kato", "lise", "mary", "nora", "olga", "pia")
+NAMES = (
+    "ada",
+    "bea",
+    "cleo",
+    "dora",
+    "emmy",
+    "fei",
+    "grace",
+    "hedy",
+    "ines",
+    "joan",
+    "kato",
+    "lise",
+    "mary",
+    "nora",
+    "olga",
+    "pia",
+)
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 LOOK_EVERY_S = 3.0
 OVERTIME = 2.0
@@ -41,10 +58,12 @@ async def run_demo(out: Path, minutes: float, clusters: int, peers: int) -> dict
     """
     started_s = time.monotonic()
     _make_room(out)
-    err.print(f"[bold]paris-node demo[/]: {peers} contributors, {clusters} clusters, about {minutes:g} minutes; Ctrl-C ends all of it")
+    err.print(f"[bold]paris-node demo[/]: {peers} contributors, {clusters} clusters, about {minutes:g} minutes")
+    err.print("Ctrl-C ends all of it")
     budget = plan_for(minutes, clusters)
     choices = replace(Choices.default("demo", clusters, "tiny"), plan=budget.plan)
-    err.print(f"this machine trains {budget.samples_per_s:.0f} samples/s, so each expert gets {budget.plan.expert.steps} steps")
+    steps = budget.plan.expert.steps
+    err.print(f"this machine trains {budget.samples_per_s:.0f} samples/s, so each expert gets {steps} steps")
     created = make_run("sample:emoji", choices, Settings.load(home=out / "homes" / "curator"))
     nodes: list[NodeProcess] = []
     try:
@@ -115,7 +134,9 @@ async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: f
                 if not any(node.alive for node in nodes[1:]):
                     raise ParisError("every contributor has ended", why=f"see {out / 'logs'}")
                 await asyncio.sleep(LOOK_EVERY_S)
-    raise ParisError("the demo did not end in time", why=f"this machine is busy, or something hangs: see {out / 'logs'}")
+    raise ParisError(
+        "the demo did not end in time", why=f"this machine is busy, or something hangs: see {out / 'logs'}"
+    )
 
 
 def _half_way(table: Rows, nodes: list[NodeProcess]) -> NodeProcess | None:
@@ -132,7 +153,9 @@ async def _use(key: RunKey, out: Path) -> tuple[dict[str, Any], dict[str, Any], 
     """What a stranger does with nothing but the run key: fetch, draw, audit, each as its own command."""
     home, log = ("--home", str(out / "homes" / "visitor"), "--listen", LOOPBACK), out / "logs" / "visitor.log"
     ensemble, grid = str(out / "ensemble"), str(out / "grid.png")
-    fetched = await _told("fetching the ensemble by its run key", lambda: run_command("fetch", str(key), "--to", ensemble, *home, log=log))
+    fetched = await _told(
+        "fetching the ensemble by its run key", lambda: run_command("fetch", str(key), "--to", ensemble, *home, log=log)
+    )
     drawn = await _told("drawing", lambda: run_command("generate", ensemble, *PROMPTS, "--out", grid, log=log))
     audited = await _told("auditing", lambda: run_command("audit", str(key), *home, log=log))
     return fetched, drawn, audited
