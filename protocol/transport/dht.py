@@ -256,8 +256,17 @@ def _peer_of(address: str) -> Any:
 async def _start_daemon(
     identity_path: Path, listen: str, announce: Sequence[str], *, client_mode: bool, nat_traversal: bool
 ) -> P2P:
+    started: list[P2P] = []
+
+    class Daemon(P2P):
+        """Remembers itself, because a failed `create` leaves its child process to nobody."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
     try:
-        return await P2P.create(
+        return await Daemon.create(
             identity_path=str(identity_path),
             host_maddrs=[listen],
             announce_maddrs=list(announce) or None,
@@ -271,6 +280,8 @@ async def _start_daemon(
             use_auto_relay=nat_traversal,
         )
     except (P2PDaemonError, OSError) as error:
+        for daemon in started:
+            await daemon.shutdown()
         hint = "see that the port is free and the address belongs to this machine"
         raise NetworkError(f"the libp2p daemon did not start on {listen}", _reason(error), hint) from error
 

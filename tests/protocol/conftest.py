@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -15,3 +16,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning"))
+
+
+@pytest.fixture
+def run_async():
+    """Run one coroutine in a loop of its own."""
+    return asyncio.run
