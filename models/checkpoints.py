@@ -18,6 +18,8 @@ STATE = "state.safetensors"
 STATE_NOTE = "state.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's running means, by their names in torch."""
 
 
 class CheckpointError(ValueError):
@@ -53,7 +55,7 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str
             f"The training state {folder / STATE} cannot be read ({error}). It is damaged or was never finished. "
             "Fetch the unit's last published checkpoint again."
         ) from error
-    for group in {"weights", "average", *groups}:
+    for group in {"weights", "average", *(MOMENTS if note.get("step") else ())} | groups.keys():
         _check_shapes(folder / STATE, groups.get(group, {}), shapes)
     return groups, note
 

@@ -12,10 +12,15 @@ from torch import Tensor
 
 
 def write_tensors(tensors: dict[str, Tensor], out: Path, note: dict[str, Any]) -> None:
-    """Write a safetensors file atomically; one JSON metadata string holds the note, so equal input is equal bytes."""
+    """Write a safetensors file atomically, equal bytes for equal input.
+
+    The note is one JSON string, and an empty note the "format" that diffusers writes: safetensors puts several metadata
+    entries in random order.
+    """
     temporary = _temporary(out)
+    metadata = {"note": json.dumps(note, sort_keys=True)} if note else {"format": "pt"}
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(packed, temporary, metadata={"format": "pt", "note": json.dumps(note, sort_keys=True)})
+    save_file(packed, temporary, metadata=metadata)
     _settle(temporary, out)
 
 

@@ -129,8 +129,8 @@ class Trainer:
         """Write state.safetensors and state.json: all that a bit-exact resume needs. Atomic."""
         self.check_finite()
         groups = {"weights": self.parameters, "average": self.average}
-        if self.optimizer.state:
-            for moment in ("exp_avg", "exp_avg_sq"):
+        if self.step:
+            for moment in checkpoints.MOMENTS:
                 groups[moment] = {name: self.optimizer.state[p][moment] for name, p in self.parameters.items()}
         checkpoints.save_state(folder, groups, {"key": list(self.key), "step": self.step})
 
@@ -148,12 +148,12 @@ class Trainer:
             )
         self.step = int(note["step"])
         self._adopt(groups["weights"], groups["average"])
-        for name, parameter in self.parameters.items():
-            if "exp_avg" in groups:
+        if self.step:
+            for name, parameter in self.parameters.items():
+                moments = {moment: groups[moment][name].to(self._device) for moment in checkpoints.MOMENTS}
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(float(self.step), device=self._device),
-                    "exp_avg": groups["exp_avg"][name].to(self._device),
-                    "exp_avg_sq": groups["exp_avg_sq"][name].to(self._device),
+                    **moments,
                 }
 
     def start_from(self, folder: Path) -> None:

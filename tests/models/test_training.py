@@ -1,0 +1,272 @@
+"""Training survives anything: interrupted anywhere, resumed by another process, replayed, poisoned with a NaN."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from paris.models.checkpoints import CheckpointError
+from paris.models.dit import DiT
+from paris.models.objectives import RoutingObjective, VelocityObjective
+from paris.models.presets import PRESETS
+from paris.models.recipe import Recipe, RecipeError
+from paris.models.router import Router
+from paris.models.training import NonFiniteError, Trainer
+
+RECIPE = Recipe(steps=20, batch=7, lr=3e-3, warmup_steps=3, ema=0.9, weight_decay=0.01, seed=5)
+
+
+def new_trainer(cache, unit="cluster-0", precision="bf16", seed=0, **changes) -> Trainer:
+    torch.manual_seed(seed)
+    micro = PRESETS["micro"]
+    network = Router(**micro.router, clusters=2) if unit == "router" else DiT(**micro.expert)
+    objective = RoutingObjective() if unit == "router" else VelocityObjective()
+    recipe = replace(RECIPE, precision=precision, **changes)
+    return Trainer(network, objective, cache, recipe, ("run", unit), threads=1)
+
+
+def state(trainer: Trainer) -> dict[str, torch.Tensor]:
+    moments = {
+        f"{moment}.{name}": trainer.optimizer.state[p][moment]
+        for name, p in trainer.parameters.items()
+        for moment in ("exp_avg", "exp_avg_sq")
+    }
+    averages = {f"average.{name}": value for name, value in trainer.average.items()}
+    return {**trainer.parameters, **averages, **moments}
+
+
+def assert_equal(left: Trainer, right: Trainer) -> None:
+    assert left.step == right.step
+    ours, theirs = state(left), state(right)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize("unit", ["cluster-0", "router"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("interrupted_at", [0, 1, 9, 10, 19])
+def test_resume_is_exact_wherever_it_was_interrupted(tmp_path, cache, unit, precision, interrupted_at):
+    whole = new_trainer(cache, unit, precision)
+    whole.train(20)
+    first = new_trainer(cache, unit, precision)
+    first.train(interrupted_at)
+    first.save(tmp_path)
+    second = new_trainer(cache, unit, precision, seed=99)
+    second.load(tmp_path)
+    second.train(20)
+    assert_equal(whole, second)
+
+
+def test_stopping_between_steps_changes_nothing(cache):
+    whole, stopped = new_trainer(cache), new_trainer(cache)
+    whole.train(20)
+    answers = iter([False] * 4 + [True])
+    stopped.train(20, stop=lambda: next(answers))
+    assert stopped.step == 4
+    stopped.train(20)
+    assert_equal(whole, stopped)
+
+
+RESUME = """
+import sys
+from pathlib import Path
+from paris.models.cache import LatentCache
+from paris.models.dit import DiT
+from paris.models.objectives import VelocityObjective
+from paris.models.presets import PRESETS
+from paris.models.recipe import Recipe
+from paris.models.training import Trainer
+folder = Path(sys.argv[1])
+recipe = Recipe(steps=20, batch=7, lr=3e-3, warmup_steps=3, ema=0.9, weight_decay=0.01, seed=5, precision=sys.argv[2])
+cache = LatentCache.open(folder / "cache.safetensors")
+trainer = Trainer(DiT(**PRESETS["micro"].expert), VelocityObjective(), cache, recipe, ("run", "cluster-0"), threads=1)
+trainer.load(folder / "state")
+trainer.train(20)
+trainer.save(folder / "after")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_another_process_takes_over_bit_for_bit(tmp_path, make_shard, letters, precision):
+    from paris.models.cache import ingest
+    from paris.models.latents import Pixels
+
+    cache = ingest([make_shard(tmp_path / "a.tar", 30)], Pixels(), letters, tmp_path / "cache.safetensors")
+    whole = new_trainer(cache, precision=precision)
+    whole.train(11)
+    whole.save(tmp_path / "state")
+    whole.train(20)
+    whole.save(tmp_path / "whole")
+    subprocess.run([sys.executable, "-c", RESUME, str(tmp_path), precision], check=True, timeout=120)
+    assert (tmp_path / "after/state.safetensors").read_bytes() == (tmp_path / "whole/state.safetensors").read_bytes()
+
+
+def test_a_segment_can_be_replayed_without_what_came_before(tmp_path, cache):
+    """An auditor needs the parent's state and the numbers a..b alone."""
+    trainer = new_trainer(cache)
+    trainer.train(6)
+    trainer.save(tmp_path / "parent")
+    trainer.train(13)
+    auditor = new_trainer(cache, seed=3)
+    auditor.load(tmp_path / "parent")
+    auditor.train(13)
+    assert_equal(trainer, auditor)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 6}, {"text_dropout": 0.9}, {"batch": 8}])
+def test_another_recipe_trains_another_network(cache, changed):
+    ours, theirs = new_trainer(cache), new_trainer(cache, **changed)
+    ours.train(3)
+    theirs.train(3)
+    assert not torch.equal(ours.parameters["patch_in.weight"], theirs.parameters["patch_in.weight"])
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_poisoned_sample_never_reaches_the_weights(tmp_path, cache, poison):
+    poisoned = cache.latents_NCHW.clone()
+    poisoned[:] = poison
+    trainer = new_trainer(cache)
+    trainer.train(4)
+    before = {name: value.clone() for name, value in state(trainer).items() if "average" not in name}
+    trainer.cache = replace(cache, latents_NCHW=poisoned)
+    with pytest.raises(NonFiniteError, match="at step 4 of run cluster-0"):
+        trainer.train(20)
+    after = state(trainer)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(torch.isfinite(value).all() for value in after.values())
+    with pytest.raises(NonFiniteError):
+        trainer.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_goes_on_from_the_last_state_after_a_nan(tmp_path, cache):
+    whole, hurt = new_trainer(cache), new_trainer(cache)
+    hurt.train(5)
+    hurt.save(tmp_path)
+    hurt.cache = replace(cache, latents_NCHW=cache.latents_NCHW * float("nan"))
+    with pytest.raises(NonFiniteError):
+        hurt.train(20)
+    hurt.cache = cache
+    hurt.load(tmp_path)
+    hurt.train(20)
+    whole.train(20)
+    assert_equal(whole, hurt)
+
+
+def test_state_of_another_unit_is_refused(tmp_path, cache):
+    trainer = new_trainer(cache)
+    trainer.train(1)
+    trainer.save(tmp_path)
+    trainer.key = ("run", "cluster-1")
+    with pytest.raises(CheckpointError, match="belongs to"):
+        trainer.load(tmp_path)
+
+
+def test_state_of_another_network_is_refused(tmp_path, cache):
+    new_trainer(cache, "router").save(tmp_path)
+    with pytest.raises(CheckpointError, match="another preset"):
+        new_trainer(cache).load(tmp_path)
+
+
+def test_state_cut_short_is_refused(tmp_path, cache):
+    trainer = new_trainer(cache)
+    trainer.train(1)
+    trainer.save(tmp_path)
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="last published checkpoint"):
+        trainer.load(tmp_path)
+
+
+def test_state_without_moments_is_refused(tmp_path, cache):
+    """A state with a step but no Adam moments would resume to other weights without a word."""
+    trainer = new_trainer(cache)
+    trainer.train(2)
+    trainer.save(tmp_path)
+    path = tmp_path / "state.safetensors"
+    kept = {name: value for name, value in load_file(path).items() if not name.startswith("exp_avg.")}
+    save_file(kept, path, metadata={"note": '{"key": ["run", "cluster-0"], "step": 2}'})
+    with pytest.raises(CheckpointError):
+        trainer.load(tmp_path)
+
+
+def test_crash_while_saving_leaves_the_old_state(tmp_path, cache, monkeypatch):
+    trainer = new_trainer(cache)
+    trainer.train(2)
+    trainer.save(tmp_path)
+    trainer.train(4)
+
+    def crash(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", crash)
+    with pytest.raises(OSError, match="No space"):
+        trainer.save(tmp_path)
+    monkeypatch.undo()
+    resumed = new_trainer(cache)
+    resumed.load(tmp_path)
+    assert resumed.step == 2
+
+
+def test_warm_start_begins_at_step_0_with_the_given_weights(tmp_path, cache):
+    base = new_trainer(cache, precision="fp32")
+    base.train(12)
+    base.export(tmp_path)
+    expert = new_trainer(cache, seed=4)
+    expert.start_from(tmp_path)
+    assert expert.step == 0
+    for name, value in expert.parameters.items():
+        assert torch.equal(value, base.average[name].bfloat16().float())
+        assert torch.equal(expert.average[name], value)
+
+
+def test_training_learns(cache):
+    expert, router = new_trainer(cache, steps=60), new_trainer(cache, "router", steps=60)
+    before = expert.evaluate(cache, 48)
+    expert.train(60)
+    router.train(60)
+    assert expert.evaluate(cache, 48) < 0.8 * before
+    assert router.accuracy(cache, 48) > 0.8
+
+
+def test_evaluation_repeats_and_disturbs_nothing(cache):
+    watched, alone = new_trainer(cache), new_trainer(cache)
+    watched.train(5)
+    first = watched.evaluate(cache, 30)
+    assert watched.evaluate(cache, 30) == first
+    watched.train(9)
+    alone.train(9)
+    assert_equal(watched, alone)
+
+
+def test_losses_are_reported_and_average_the_steps_since(cache):
+    trainer, reports = new_trainer(cache), []
+    trainer.train(15, lambda step, loss: reports.append((step, loss)))
+    assert [step for step, _ in reports] == [10, 15]
+    assert all(0 < loss < 10 for _, loss in reports)
+
+
+def test_learning_rate_warms_up_holds_and_falls_to_zero():
+    recipe = Recipe(steps=100, batch=1, lr=1.0, warmup_steps=9)
+    assert [recipe.learning_rate(step) for step in (0, 4, 9, 79)] == [0.1, 0.5, 1.0, 1.0]
+    assert recipe.learning_rate(90) == pytest.approx(0.5)
+    assert recipe.learning_rate(100) == 0.0
+
+
+def test_recipe_reads_decimal_strings_and_ignores_the_publish_cadence():
+    recipe = Recipe.of({"steps": 10, "batch": 4, "lr": "0.001", "ema": "0.99", "publish_every": 5, "precision": "fp32"})
+    assert (recipe.lr, recipe.ema, recipe.precision) == (0.001, 0.99, "fp32")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"steps": 1, "batch": 0, "lr": "1"}, {"steps": 1, "batch": 1, "lr": "x"}, {"steps": 1, "batch": 1, "lr": "0"}],
+)
+def test_bad_recipe_is_explained(values):
+    with pytest.raises(RecipeError, match="genesis"):
+        Recipe.of(values)
