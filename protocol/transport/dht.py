@@ -29,6 +29,7 @@ from paris.protocol.transport.libp2p import (
     Multiaddr,
     P2PDaemonError,
     PeerID,
+    open_stream,
 )
 from paris.protocol.validation import Received, RecordBook, check_record
 
@@ -196,10 +197,9 @@ class Swarm:
         """
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer_id), protocol)
+                return await open_stream(self.p2p, PeerID.from_base58(peer_id), protocol)
         except (P2PDaemonError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise NetworkError(f"{peer_id} cannot be reached", _reason(error)) from error
-        return reader, writer
 
     async def close(self) -> None:
         """Leave the network and stop the daemon."""

@@ -1,0 +1,132 @@
+"""Blob providers that lie, truncate, stall, babble or die, as real peers in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from protocol_support import FileSource, person, swarm_of
+
+from paris.protocol.errors import DigestError, UnavailableError
+from paris.protocol.limits import LIMITS
+from paris.protocol.manifest import FileEntry, describe
+from paris.protocol.transport.blobs import serve
+from paris.protocol.transport.fetch import fetch_blob, fetch_file
+
+PEERS = Path(__file__).parent.parent / "peers"
+CONTENT = random.Random(1).randbytes(5 * LIMITS.piece_bytes + 12_345)
+STALL_S = 1.0
+BAD = {
+    "lie": "does not match its digest",
+    "truncate": "cut its answer short",
+    "stall": "stalled",
+    "endless": "it was asked for at most",
+    "babble": "refused",
+    "die": "cut its answer short",
+}
+
+pytestmark = pytest.mark.slow
+
+
+@contextlib.asynccontextmanager
+async def provider(behaviour: str, seed: int, file: Path, address: str):
+    """A provider in a process of its own; yields its peer id."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PEERS / "liar.py"), behaviour, str(seed), str(file), address,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), 60), "the provider did not start"
+        yield person(seed).peer_id
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+@pytest.mark.parametrize("behaviour", BAD)
+def test_a_bad_provider_is_dropped_and_named_and_the_good_one_used(tmp_path, run_async, behaviour):
+    file = tmp_path / "weights"
+    file.write_bytes(CONTENT)
+    entry = describe("weights", [CONTENT])
+
+    async def scene():
+        async with swarm_of(tmp_path, 1, 2) as (server, client):
+            async with provider(behaviour, 66, file, client.addrs[0]) as bad:
+                with pytest.raises(UnavailableError) as caught:
+                    await fetch_file(client, entry, [bad], tmp_path / "partial", stall_s=STALL_S)
+                assert bad in str(caught.value)
+                assert BAD[behaviour] in str(caught.value)
+            async with provider(behaviour, 67, file, client.addrs[0]) as bad:
+                await serve(server, FileSource({entry.sha256: file}))
+                await fetch_file(client, entry, [bad, server.peer_id], tmp_path / "partial", stall_s=STALL_S)
+                assert (tmp_path / "partial").read_bytes() == CONTENT
+
+    run_async(scene())
+
+
+def test_a_small_blob_survives_a_liar_and_a_peer_without_it(tmp_path, run_async):
+    file = tmp_path / "manifest"
+    file.write_bytes(CONTENT[:5000])
+    digest = describe("manifest", [CONTENT[:5000]]).sha256
+
+    async def scene():
+        async with swarm_of(tmp_path, 2) as (client,), contextlib.AsyncExitStack() as stack:
+            providers = [
+                await stack.enter_async_context(provider(behaviour, 70 + number, file, client.addrs[0]))
+                for number, behaviour in enumerate(("lie", "deny", "honest"))
+            ]
+            assert await fetch_blob(client, digest, providers, stall_s=STALL_S) == CONTENT[:5000]
+            with pytest.raises(UnavailableError) as caught:
+                await fetch_blob(client, digest, providers[:2], stall_s=STALL_S)
+            assert all(peer_id in str(caught.value) for peer_id in providers[:2])
+
+    run_async(scene())
+
+
+def test_a_manifest_that_contradicts_itself(tmp_path, run_async):
+    """Every piece is what the manifest says, the whole file is not."""
+    file = tmp_path / "weights"
+    file.write_bytes(CONTENT)
+    honest = describe("weights", [CONTENT])
+    other = describe("weights", [CONTENT[:-1] + b"x"])
+    crooked = FileEntry.parse(honest.model_dump(mode="json") | {"sha256": other.sha256})
+
+    async def scene():
+        async with swarm_of(tmp_path, 1, 2) as (server, client):
+            await serve(server, FileSource({crooked.sha256: file}))
+            with pytest.raises(DigestError, match="contradicts itself"):
+                await fetch_file(client, crooked, [server.peer_id], tmp_path / "partial")
+
+    run_async(scene())
+
+
+def test_kill_9_of_a_fetching_process_loses_no_piece_that_had_arrived(tmp_path, run_async):
+    content = random.Random(2).randbytes(16 * LIMITS.piece_bytes)
+    file = tmp_path / "weights"
+    file.write_bytes(content)
+    entry = describe("weights", [content])
+
+    async def scene():
+        async with swarm_of(tmp_path, 1, 2) as (server, client):
+            await serve(server, FileSource({entry.sha256: file}))
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(PEERS / "fetcher.py"), "3", server.addrs[0],
+                entry.model_dump_json(), str(tmp_path / "partial"), stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            told = []
+            while sum(told) < 2 * LIMITS.piece_bytes:
+                told.append(int(await asyncio.wait_for(process.stdout.readline(), 60)))
+            process.kill()
+            told += [int(line) for line in (await process.stdout.read()).splitlines() if line]
+            assert await process.wait() == -9
+            resumed = []
+            await fetch_file(client, entry, [server.peer_id], tmp_path / "partial", resumed.append)
+            assert resumed[0] >= sum(told) >= 2 * LIMITS.piece_bytes
+            assert sum(resumed) == len(content)
+            assert (tmp_path / "partial").read_bytes() == content
+
+    run_async(scene())
