@@ -50,13 +50,13 @@ class Ensemble:
             self._loaded[index] = network.eval()
         return self._loaded[index]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def weights(self, x_BCHW: Tensor, t_B: Tensor, text: TextBatch) -> Tensor:
         """Return mixture weights (B, K) at x_t, from the router with the prompt's text."""
         logits_BK = self.router(x_BCHW.to(self.router.dtype), t_B, text.pooled_BE.to(self.router.dtype))
         return mixture_weights(logits_BK, self.strategy, self.k)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def velocity(
         self, x_BCHW: Tensor, t_B: Tensor, text: TextBatch, null: TextBatch, guidance: float
     ) -> tuple[Tensor, Tensor]:

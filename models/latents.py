@@ -65,14 +65,14 @@ class Autoencoder:
         self._mean_C11 = torch.tensor(config.get("latents_mean") or [0.0])[:, None, None]
         self._std_C11 = torch.tensor(config.get("latents_std") or [1 / config.scaling_factor])[:, None, None]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, pictures_B3HW: Tensor) -> Tensor:
         """Encode; of a variational encoder the mean is taken, so that ingesting is deterministic."""
         out = self.model.encode(pictures_B3HW)
         latents: Tensor = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
         return (latents.float() - self._mean_C11) / self._std_C11
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Decode and clamp to [-1, 1]."""
         pictures: Tensor = self.model.decode(latents_BCHW * self._std_C11 + self._mean_C11).sample

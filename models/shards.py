@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 PICTURE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg"})
 TAR_END_BYTES = 1024
@@ -25,14 +25,22 @@ class ShardError(ValueError):
 class ShardSample:
     """One picture with its caption and, where the shard says so, its cluster (else -1)."""
 
+    shard: Path
     key: str
     picture: bytes
     caption: str
     cluster: int
 
     def pixels(self, side_px: int) -> np.ndarray:
-        """Decode to (3, side, side) float32 in [-1, 1]; a larger picture is box-averaged, any is made square."""
-        image: Image.Image = Image.open(io.BytesIO(self.picture)).convert("RGB")
+        """Decode to (3, side, side) float32 in [-1, 1]; a larger picture is box-averaged, any is made square.
+
+        Raises:
+            ShardError: where the bytes are no picture.
+        """
+        try:
+            image: Image.Image = Image.open(io.BytesIO(self.picture)).convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise _unreadable(self.shard, self.key, error) from error
         if image.size != (side_px, side_px):
             image = image.resize((side_px, side_px), Image.Resampling.BOX)
         return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
@@ -72,12 +80,16 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 def _sample(path: Path, key: str, parts: dict[str, bytes]) -> ShardSample:
     try:
         meta = json.loads(parts["json"])
-        return ShardSample(key, parts["picture"], str(meta["caption"]), int(meta.get("cluster", NO_LABEL)))
-    except (KeyError, ValueError, TypeError, UnidentifiedImageError) as error:
-        raise ShardError(
-            f"The shard {path} holds a sample {key!r} that cannot be read ({error!r}). "
-            "A sample is a picture and a json with a 'caption'. Fetch the shard again or rebuild it."
-        ) from error
+        return ShardSample(path, key, parts["picture"], str(meta["caption"]), int(meta.get("cluster", NO_LABEL)))
+    except (KeyError, ValueError, TypeError) as error:
+        raise _unreadable(path, key, error) from error
+
+
+def _unreadable(path: Path, key: str, error: Exception) -> ShardError:
+    return ShardError(
+        f"The shard {path} holds a sample {key!r} that cannot be read ({error!r}). "
+        "A sample is a picture and a json with a 'caption'. Fetch the shard again or rebuild it."
+    )
 
 
 def _truncated(path: Path, reason: str) -> ShardError:

@@ -100,7 +100,7 @@ class MiniLM(_Transformer):
     def __init__(self, name: str, folder: Path, tokens: int) -> None:
         super().__init__("minilm", name, folder, AutoModel.from_pretrained(folder, local_files_only=True), tokens)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, captions: list[str]) -> TextBatch:
         """Encode captions; similar lengths share a batch, which saves padding."""
         order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), captions[i]))
@@ -136,7 +136,7 @@ class Clip(_Transformer):
     def __init__(self, name: str, folder: Path, tokens: int) -> None:
         super().__init__("clip", name, folder, CLIPTextModel.from_pretrained(folder, local_files_only=True), tokens)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, captions: list[str]) -> TextBatch:
         """Encode captions. The mask is all True: Paris attends to CLIP's padding too."""
         batches = [self._encode(captions[i : i + BATCH]) for i in range(0, len(captions), BATCH)]

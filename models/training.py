@@ -202,7 +202,7 @@ class Trainer:
         for number, start in enumerate(range(0, len(order), EVALUATION_BATCH)):
             batch = holdout.batch(order[start : start + EVALUATION_BATCH]).to(self._device)
             randomness = draw(self.objective, streams, number, tuple(batch.latents_BCHW.shape))
-            with torch.inference_mode():
+            with torch.no_grad():
                 yield batch, randomness.to(self._device)
 
     def _averaged(self, *inputs: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""The cache is exact, repeatable, and says which shard is cut short or spoiled."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from paris.models.cache import CacheError, LatentCache, ingest
+from paris.models.latents import Pixels
+from paris.models.shards import ShardError, read_shard
+
+
+def png(side_px: int = 32, mode: str = "RGB") -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (side_px, side_px), 255).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_members(path, members: dict[str, bytes]):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_samples_come_back_with_their_text_and_label(tmp_path, shard, letters):
+    cache = ingest([shard], Pixels(), letters, tmp_path / "c.safetensors")
+    assert len(cache) == 12
+    assert len(cache.texts.mask_BL) == 6  # the null text and five captions
+    batch = cache.batch(np.array([7, 0]))
+    assert batch.labels_B.tolist() == [1, 0]
+    assert torch.allclose(batch.latents_BCHW[1, :, 0, 0], torch.tensor([0, 128, 255]) / 127.5 - 1, atol=1e-3)
+    assert torch.equal(batch.text.tokens_BLE[0], letters.encode(["shade 2"]).tokens_BLE[0])
+    assert torch.equal(batch.text.mask_BL[0], letters.encode(["shade 2"]).mask_BL[0])
+
+
+def test_dropped_text_is_the_encoding_of_nothing(tmp_path, shard, letters):
+    cache = ingest([shard], Pixels(), letters, tmp_path / "c.safetensors")
+    batch = cache.batch(np.array([3, 4]), np.array([True, False]))
+    null = letters.encode([""])
+    assert torch.equal(batch.text.tokens_BLE[0], null.tokens_BLE[0])
+    assert torch.equal(batch.text.pooled_BE[0], null.pooled_BE[0])
+    assert batch.text.tokens_BLE[1].any()
+
+
+def test_equal_shards_give_equal_bytes_and_no_leftovers(tmp_path, make_shard, letters):
+    shards = [make_shard(tmp_path / f"{i}.tar", 9, first=9 * i) for i in range(2)]
+    for name in ("first", "second"):
+        ingest(shards, Pixels(), letters, tmp_path / name / "c.safetensors")
+    assert (tmp_path / "first/c.safetensors").read_bytes() == (tmp_path / "second/c.safetensors").read_bytes()
+    assert [path.name for path in (tmp_path / "first").iterdir()] == ["c.safetensors"]
+
+
+def test_progress_counts_every_sample(tmp_path, make_shard, letters):
+    counts: list[int] = []
+    ingest([make_shard(tmp_path / "big.tar", 150)], Pixels(), letters, tmp_path / "c.safetensors", counts.append)
+    assert counts == [128, 150]
+
+
+def test_shard_cut_short_anywhere_is_named(tmp_path, shard):
+    whole = shard.read_bytes()
+    cut = tmp_path / "cut-short.tar"
+    for length in range(0, len(whole), 512):
+        cut.write_bytes(whole[:length])
+        if whole[:length].endswith(bytes(1024)) and not whole[length:].strip(b"\0"):
+            continue  # only the padding behind the end mark is missing
+        with pytest.raises(ShardError, match=r"cut-short\.tar"):
+            list(read_shard(cut))
+
+
+def test_shard_cut_inside_a_block_is_named(tmp_path, shard):
+    cut = tmp_path / "cut-short.tar"
+    cut.write_bytes(shard.read_bytes()[:1300])
+    with pytest.raises(ShardError, match=r"cut-short\.tar .*Fetch it again"):
+        list(read_shard(cut))
+
+
+def test_cut_shard_leaves_no_cache(tmp_path, shard, letters):
+    shard.write_bytes(shard.read_bytes()[:4000])
+    with pytest.raises(ShardError):
+        ingest([shard], Pixels(), letters, tmp_path / "out/c.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"a.png": png(), "a.json": b"not json"},
+        {"a.png": png(), "a.json": b"[]"},
+        {"a.png": png(), "a.json": b'{"label": "no caption"}'},
+        {"a.png": png(), "a.json": b'{"caption": "x", "cluster": "blue"}'},
+        {"a.png": png()},
+        {"a.json": b'{"caption": "x"}'},
+    ],
+)
+def test_bad_sample_is_named_with_its_shard(tmp_path, members):
+    path = write_members(tmp_path / "spoiled.tar", members)
+    with pytest.raises(ShardError, match=r"spoiled\.tar holds a sample 'a'"):
+        list(read_shard(path))
+
+
+def test_picture_that_is_none_is_named_with_its_shard(tmp_path, letters):
+    path = write_members(tmp_path / "spoiled.tar", {"a.png": b"GIF? no", "a.json": b'{"caption": "x"}'})
+    with pytest.raises(ShardError, match=r"spoiled\.tar holds a sample 'a'"):
+        ingest([path], Pixels(), letters, tmp_path / "c.safetensors")
+
+
+def test_pictures_of_other_sizes_and_modes_are_brought_to_the_side(tmp_path):
+    meta = json.dumps({"caption": "x"}).encode()
+    path = write_members(tmp_path / "s.tar", {"a.png": png(77, "L"), "a.json": meta, "b.png": png(16), "b.json": meta})
+    pixels = [sample.pixels(32) for sample in read_shard(path)]
+    assert [p.shape for p in pixels] == [(3, 32, 32)] * 2
+    assert all(np.allclose(p, [[[1.0]], [[1.0]], [[1.0]]]) or p.max() <= 1 for p in pixels)
+
+
+def test_no_sample_at_all_is_explained(tmp_path, letters):
+    with pytest.raises(CacheError, match="nothing to train on"):
+        ingest([write_members(tmp_path / "s.tar", {})], Pixels(), letters, tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 100, None])
+def test_damaged_cache_is_explained(tmp_path, data):
+    path = tmp_path / "c.safetensors"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(CacheError, match="rebuilt from the shards"):
+        LatentCache.open(path)
