@@ -74,13 +74,22 @@ class Attention(nn.Module):
         q = self._split(self.q(x_BTD))
         k, v = (self._split(part) for part in self.kv(source).chunk(2, dim=-1))
         mask = None if mask_BL is None else mask_BL[:, None, None, :]
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = _mix(q, k, v, mask)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
     def _split(self, x_BTD: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
         return x_BTD.view(B, T, self.heads, D // self.heads).transpose(1, 2)
+
+
+def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # On CPUs the bf16 backward of torch 2.13 takes ten times as long as the fp32 one (38 ms against 4 at 16 tokens).
+    with torch.autocast("cpu", enabled=False):
+        mixed = functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    return mixed.to(q.dtype)
 
 
 class Perceptron(nn.Sequential):
