@@ -1,8 +1,8 @@
 """A blob provider on loopback that misbehaves, in a process of its own.
 
-Usage: liar.py BEHAVIOUR SEED FILE ADDRESS. Prints its first address when ready; ends with stdin. Behaviours: honest, lie
-(one wrong bit), truncate (announce all, send half, close cleanly), stall (send half, then nothing), endless (announce
-more than asked), babble (no answer of ours), deny (has nothing), die (exit without a word after half).
+Usage: liar.py BEHAVIOUR SEED FILE ADDRESS. Prints its first address when ready, ends with stdin.
+Behaviours: honest, lie (one wrong bit), truncate (announce all, send half, close cleanly), stall (send half, then
+nothing), endless (announce more than asked), babble (no answer of ours), deny (has nothing), die (exit after half).
 """
 
 from __future__ import annotations
