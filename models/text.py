@@ -17,6 +17,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, CLIPTextModel
+from transformers.utils import logging as transformers_logging
 
 BATCH = 64
 
@@ -162,6 +163,7 @@ def open_text_encoder(kind: str, name: str, tokens: int) -> TextEncoder:
     Raises:
         TextEncoderError: where the kind is unknown or the weights are not there.
     """
+    transformers_logging.disable_progress_bar()  # a bar for every small model would hide our own
     if kind == "minilm":
         return MiniLM(name, _minilm_folder(), tokens)
     if kind == "clip":

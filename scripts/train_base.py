@@ -4,7 +4,7 @@ Usage: python scripts/train_base.py OUT_DIR --autoencoder models/weights/autoenc
 
 The trainer is that of the network (paris.models), through its own cache. Pictures of groups where left and right carry
 no meaning are seen mirrored too. Exports config.json and diffusion_pytorch_model.safetensors (averaged weights, bf16)
-every few minutes, with base.json saying how they were made.
+every few minutes, with base.json saying how they were made, and the training state, from which a second call goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import json
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,51 +80,58 @@ def open_caches(folder: Path, autoencoder: Path) -> tuple[LatentCache, LatentCac
     return LatentCache.open(caches[0]), LatentCache.open(caches[1])
 
 
-def train(out_dir: Path, autoencoder: Path, minutes: float, batch: int, lr: float, threads: int) -> None:
-    out_dir.mkdir(parents=True, exist_ok=True)
-    cache, holdout = open_caches(out_dir, autoencoder)
-    recipe = Recipe(steps=PLENTY_OF_STEPS, batch=batch, lr=lr, warmup_steps=300, ema=0.9995, weight_decay=0.01)
-    torch.manual_seed(0)
-    trainer = Trainer(DiT(**PRESET.expert), VelocityObjective(), cache, recipe, ("base", "base"), threads=threads)
-    start_s, losses = time.monotonic(), [0.0]
+def lasting(seconds: float) -> Callable[[], bool]:
+    """Return a question that is answered yes once so many seconds have passed."""
+    end_s = time.monotonic() + seconds
+    return lambda: time.monotonic() > end_s
 
-    def elapsed_s() -> float:
-        return time.monotonic() - start_s
 
-    def export(seconds: float) -> None:
-        holdout_loss = trainer.evaluate(holdout, HOLDOUT_SAMPLES)
-        rate = trainer.step * batch / seconds
-        print(
-            f"{seconds:6.0f} s  step {trainer.step}  {rate:.0f}/s  loss {losses[-1]:.4f}  hold-out {holdout_loss:.4f}",
-            flush=True,
+def publish(trainer: Trainer, holdout: LatentCache, out_dir: Path, loss: float) -> None:
+    """Export what there is, with base.json that says how it was made, and keep the state for a resume."""
+    holdout_loss = trainer.evaluate(holdout, HOLDOUT_SAMPLES)
+    print(f"{time.ctime()}  step {trainer.step}  loss {loss:.4f}  hold-out {holdout_loss:.4f}", flush=True)
+    trainer.save(out_dir / "state")
+    trainer.export(out_dir)
+    about = {
+        "preset": PRESET.name,
+        "data": "the packaged emoji sample, training split, mirrored too where left and right carry no meaning",
+        "pictures": len(trainer.cache),
+        "steps": trainer.step,
+        "samples_seen": trainer.step * trainer.recipe.batch,
+        "recipe": {name: getattr(trainer.recipe, name) for name in ("batch", "lr", "ema", "weight_decay")},
+        "holdout_loss": round(holdout_loss, 4),
+        "script": "scripts/train_base.py",
+    }
+    write_json(about, out_dir / "base.json")
+
+
+def train_for(seconds: float, trainer: Trainer, holdout: LatentCache, out_dir: Path) -> None:
+    """Train until the time or the recipe's steps are over, publishing every few minutes."""
+    over, losses = lasting(seconds), [0.0]
+    while not over() and trainer.step < trainer.recipe.steps:
+        pause = lasting(EXPORT_EVERY_S)
+        trainer.train(
+            trainer.recipe.steps,
+            on_step=lambda _, loss: losses.append(loss),
+            stop=lambda pause=pause: over() or pause(),  # type: ignore[misc]
         )
-        trainer.export(out_dir)
-        trainer.save(out_dir / "state")
-        about = {
-            "preset": PRESET.name,
-            "data": "the packaged emoji sample, training split, mirrored where left and right carry no meaning",
-            "pictures": len(cache),
-            "steps": trainer.step,
-            "samples_seen": trainer.step * batch,
-            "seconds": round(seconds),
-            "threads": threads,
-            "recipe": {"batch": batch, "lr": lr, "ema": recipe.ema, "weight_decay": recipe.weight_decay},
-            "holdout_loss": round(holdout_loss, 4),
-            "script": "scripts/train_base.py",
-        }
-        write_json(about, out_dir / "base.json")
+        publish(trainer, holdout, out_dir, losses[-1])
 
-    def train_for(until_s: float) -> None:
-        deadlines = [elapsed_s() + EXPORT_EVERY_S]
-        while elapsed_s() < until_s and trainer.step < trainer.recipe.steps:
-            pause_s = min(deadlines[-1], until_s)
-            trainer.train(trainer.recipe.steps, lambda _, loss: losses.append(loss), lambda: elapsed_s() > pause_s)
-            export(elapsed_s())
-            deadlines.append(elapsed_s() + EXPORT_EVERY_S)
 
-    train_for(minutes * 60 * (1 - DECAY_SHARE))
+def main(args: argparse.Namespace) -> None:
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    cache, holdout = open_caches(args.out_dir, args.autoencoder)
+    recipe = Recipe(
+        steps=PLENTY_OF_STEPS, batch=args.batch, lr=args.lr, warmup_steps=300, ema=0.9995, weight_decay=0.01
+    )
+    torch.manual_seed(0)
+    trainer = Trainer(DiT(**PRESET.expert), VelocityObjective(), cache, recipe, ("base", "base"), threads=args.threads)
+    if (args.out_dir / "state").exists():
+        trainer.load(args.out_dir / "state")
+    train_for(args.minutes * 60 * (1 - DECAY_SHARE), trainer, holdout, args.out_dir)
+    # Only now is it known how many steps fit into the time: let the learning rate begin to fall here.
     trainer.recipe = replace(recipe, steps=round(trainer.step / (1 - DECAY_SHARE)))
-    train_for(minutes * 60 * 1.1)
+    train_for(args.minutes * 60, trainer, holdout, args.out_dir)
 
 
 if __name__ == "__main__":
@@ -134,5 +142,4 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    train(args.out_dir, args.autoencoder, args.minutes, args.batch, args.lr, args.threads)
+    main(parser.parse_args())
