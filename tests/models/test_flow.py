@@ -1,4 +1,4 @@
-"""The sign convention, by hand: t = 0 data, t = 1 noise, v = noise - data, for formulae, training target and sampler."""
+"""The sign convention, by hand: t = 0 data, t = 1 noise, v = noise - data, in formulae, target and sampler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packaged autoencoder keeps pictures recognisable, its latents have unit deviation, and bad folders are explained."""
+"""The packaged autoencoder reconstructs, its latents are normalised, and bad folders are explained."""
 
 from __future__ import annotations
 
