@@ -91,22 +91,24 @@ class Surveyor:
         return claim.signer != self._place.peer.peer_id or self._announcer.standing("claim", claim.unit)
 
     async def _view(self, unit: ResolvedUnit, claims: tuple[Claim, ...], peers: tuple[str, ...]) -> UnitView:
+        signers = {claim.signer for claim in claims}
         trainer = unit.lineage[-1].signer if unit.lineage else None
-        progressed: frozenset[str] = frozenset()
-        if trainer in {claim.signer for claim in claims}:
-            mine = trainer == self._place.peer.peer_id
-            if mine or len(claims) < 2 or await self._evaluator.measure(unit, peers):
-                progressed = frozenset({str(trainer)})
+        progressed = trainer in signers and await self._measured(unit, str(trainer), signers, peers)
         return UnitView(
             unit=unit.unit,
             target_step=unit.target_steps,
             step=unit.step,
             checkpoint=unit.checkpoint,
             claims=claims,
-            progressed=progressed,
+            progressed=frozenset({str(trainer)} if progressed else ()),
             blocked=False,
             since_s=self._since_s.setdefault((unit.unit, unit.checkpoint), now_s()) if claims else now_s(),
         )
+
+    async def _measured(self, unit: ResolvedUnit, trainer: str, signers: set[str], peers: tuple[str, ...]) -> bool:
+        """Whether the newest checkpoint counts as progress; measured only by those who compete with its trainer."""
+        me = self._place.peer.peer_id
+        return me not in signers - {trainer} or await self._evaluator.measure(unit, peers)
 
 
 def rows(resolved: ResolvedRun, claims: dict[str, tuple[Claim, ...]], names: dict[str, str]) -> list[dict[str, Any]]:

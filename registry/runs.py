@@ -61,7 +61,7 @@ class Choices:
         if preset not in PLANS:
             raise UsageError(f"there is no preset {preset!r}", hint=f"Choose one of {', '.join(PLANS)}.")
         start = "base" if preset == "tiny" else "scratch"
-        return cls(name, clusters, preset, "text+pixels", start, (), PLANS[preset])
+        return cls(name, clusters, preset, "text", start, (), PLANS[preset])
 
 
 @dataclass(frozen=True)

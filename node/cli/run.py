@@ -37,7 +37,7 @@ def create(
     lr: Annotated[str | None, typer.Option("--lr", help="Peak learning rate of the experts, a decimal number.")] = None,
     features: Annotated[
         str, typer.Option("--features", help="What clusters are made of: text, pixels, text+pixels.")
-    ] = "text+pixels",
+    ] = "text",
     split_key: Annotated[
         str | None, typer.Option("--split-key", help="Metadata field that keeps near-duplicates together.")
     ] = None,

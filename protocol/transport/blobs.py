@@ -151,9 +151,17 @@ class BlobStream:
             raise NetworkError(f"{self.peer_id} offers {size} bytes", f"it was asked for at most {length}")
         data = bytearray()
         while len(data) < size:
-            async with asyncio.timeout(stall_s):
-                data += await self._reader.readexactly(min(LIMITS.write_bytes, size - len(data)))
+            await self._fill(data, min(size, len(data) + LIMITS.write_bytes), stall_s)
         return data
+
+    async def _fill(self, data: bytearray, size: int, stall_s: float) -> None:
+        """Read on until there are `size` bytes; `readexactly` would copy everything twice more."""
+        async with asyncio.timeout(stall_s):
+            while len(data) < size:
+                block = await self._reader.read(size - len(data))
+                if not block:
+                    raise asyncio.IncompleteReadError(bytes(data), size)
+                data += block
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import logging
 import os
 from collections import deque
@@ -24,6 +23,8 @@ from paris.protocol.transport.blobs import STALL_S, BlobStream, NotFoundError
 from paris.protocol.transport.dht import Swarm
 
 logger = logging.getLogger(__name__)
+
+_STREAMS_PER_PROVIDER = 2  # one piece is on its way while the other is hashed and written
 
 
 async def fetch_blob(
@@ -70,8 +71,9 @@ async def fetch_file(
 ) -> None:
     """Fetch a file piece by piece, from all providers at once, into `partial`, and make it durable.
 
-    Pieces already right in `partial` are kept. On success `partial` has the entry's exact size and digest and is
-    fsynced; the caller renames it. On failure what is right stays for the next attempt.
+    Pieces already right in `partial` are kept. On success `partial` has the entry's exact size, every piece is right
+    and it is fsynced; the caller hashes it whole before it goes by its name, for a hostile manifest may name pieces of
+    another file. On failure what is right stays for the next attempt.
 
     Args:
         swarm: Our node.
@@ -83,7 +85,6 @@ async def fetch_file(
 
     Raises:
         UnavailableError: Pieces are missing and nobody gives them; says who was tried and why each failed.
-        DigestError: All pieces are right and the file is not: the manifest contradicts itself.
         ResourceError: The disk is full.
     """
     descriptor = _open(partial, entry)
@@ -119,7 +120,7 @@ class _Job:
             return
         try:
             async with asyncio.TaskGroup() as group:
-                for peer_id in providers:
+                for peer_id in providers * _STREAMS_PER_PROVIDER:
                     group.create_task(self._drain(peer_id))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
@@ -148,8 +149,7 @@ class _Job:
         arrived = False
         try:
             data = await stream.read(self.entry.sha256, offset, length, self.stall_s)
-            digests.check(data, self.entry.pieces[piece], f"piece {piece} of {self.entry.name} from {stream.peer_id}")
-            _write(self.descriptor, data, offset)
+            await asyncio.to_thread(self._keep, data, piece, stream.peer_id)
             arrived = True
             self.progress(length)
         finally:
@@ -157,6 +157,10 @@ class _Job:
                 self.missing.append(piece)
             self.active -= 1
             self.changed.set()
+
+    def _keep(self, data: bytearray, piece: int, peer_id: str) -> None:
+        digests.check(data, self.entry.pieces[piece], f"piece {piece} of {self.entry.name} from {peer_id}")
+        _write(self.descriptor, data, self.entry.span(piece)[0])
 
 
 def _check_blob(data: bytes, digest: str, limit_bytes: int, peer_id: str) -> None:
@@ -209,13 +213,6 @@ def _write(descriptor: int, data: bytearray, offset: int) -> None:
 
 def _finish(descriptor: int, entry: FileEntry) -> None:
     os.ftruncate(descriptor, entry.size)
-    whole = hashlib.sha256()
-    for piece in range(len(entry.pieces)):
-        offset, length = entry.span(piece)
-        whole.update(os.pread(descriptor, length, offset))
-    if f"sha256:{whole.hexdigest()}" != entry.sha256:
-        why = "every piece has the digest the manifest gives, the whole file has another than it gives"
-        raise DigestError(f"the manifest contradicts itself about {entry.name}", why, "do not trust its signer")
     os.fsync(descriptor)
 
 

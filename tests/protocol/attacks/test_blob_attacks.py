@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from protocol_support import FileSource, person, swarm_of
 
-from paris.protocol.errors import DigestError, UnavailableError
+from paris.protocol.errors import UnavailableError
 from paris.protocol.limits import LIMITS
-from paris.protocol.manifest import FileEntry, describe
+from paris.protocol.manifest import describe
 from paris.protocol.transport.blobs import serve
 from paris.protocol.transport.fetch import fetch_blob, fetch_file
 
@@ -83,23 +83,6 @@ def test_a_small_blob_survives_a_liar_and_a_peer_without_it(tmp_path, run_async)
             with pytest.raises(UnavailableError) as caught:
                 await fetch_blob(client, digest, providers[:2], stall_s=STALL_S)
             assert all(peer_id in str(caught.value) for peer_id in providers[:2])
-
-    run_async(scene())
-
-
-def test_a_manifest_that_contradicts_itself(tmp_path, run_async):
-    """Every piece is what the manifest says, the whole file is not."""
-    file = tmp_path / "weights"
-    file.write_bytes(CONTENT)
-    honest = describe("weights", [CONTENT])
-    other = describe("weights", [CONTENT[:-1] + b"x"])
-    crooked = FileEntry.parse(honest.model_dump(mode="json") | {"sha256": other.sha256})
-
-    async def scene():
-        async with swarm_of(tmp_path, 1, 2) as (server, client):
-            await serve(server, FileSource({crooked.sha256: file}))
-            with pytest.raises(DigestError, match="contradicts itself"):
-                await fetch_file(client, crooked, [server.peer_id], tmp_path / "partial")
 
     run_async(scene())
 
