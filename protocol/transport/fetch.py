@@ -24,6 +24,9 @@ from paris.protocol.transport.dht import Swarm
 
 logger = logging.getLogger(__name__)
 
+Failure = NetworkError | DigestError
+"""What can be wrong with a provider."""
+
 _STREAMS_PER_PROVIDER = 2  # one piece is on its way while the other is hashed and written
 
 
@@ -46,8 +49,9 @@ async def fetch_blob(
 
     Raises:
         UnavailableError: Nobody gave it; says who was tried and why each failed.
+        DigestError: Nobody gave it, and somebody sent other bytes under its name.
     """
-    failures: dict[str, str] = {}
+    failures: dict[str, Failure] = {}
     for peer_id in _others(swarm, providers):
         try:
             async with await BlobStream.open(swarm, peer_id) as stream:
@@ -57,7 +61,7 @@ async def fetch_blob(
             failures[peer_id] = _drop(peer_id, error)
         else:
             return data
-    raise _unavailable(digest, failures)
+    raise _not_fetched(digest, failures)
 
 
 async def fetch_file(
@@ -111,7 +115,7 @@ class _Job:
     missing: deque[int]
     progress: Callable[[int], None]
     stall_s: float
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
     active: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -125,7 +129,7 @@ class _Job:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         if self.missing:
-            raise _unavailable(self.entry.sha256, self.failures, self.entry.name)
+            raise _not_fetched(self.entry.sha256, self.failures, self.entry.name)
 
     async def _drain(self, peer_id: str) -> None:
         """Fetch pieces from one peer until none is missing or the peer fails."""
@@ -173,18 +177,20 @@ def _others(swarm: Swarm, providers: Sequence[str]) -> list[str]:
     return [peer_id for peer_id in dict.fromkeys(providers) if peer_id != swarm.peer_id]
 
 
-def _drop(peer_id: str, error: NetworkError | DigestError) -> str:
+def _drop(peer_id: str, error: Failure) -> Failure:
     if isinstance(error, DigestError):
         logger.warning("dropped %s: %s", peer_id, error)
     elif not isinstance(error, NotFoundError):
         logger.info("dropped %s: %s", peer_id, error)
-    return str(error)
+    return error
 
 
-def _unavailable(digest: str, failures: dict[str, str], name: str = "") -> UnavailableError:
+def _not_fetched(digest: str, failures: dict[str, Failure], name: str = "") -> Failure:
+    """Nobody has it; or, which is worse, all who have it send other bytes than were signed."""
     what = f"{name or digest} could not be fetched"
-    tried = " ".join(failures.values()) if failures else "no peer is known to have it"
-    return UnavailableError(what, tried, "peers come and go: try again later, what arrived is kept")
+    tried = " ".join(str(error) for error in failures.values()) if failures else "no peer is known to have it"
+    kind = DigestError if any(isinstance(error, DigestError) for error in failures.values()) else UnavailableError
+    return kind(what, tried, "peers come and go: try again later, what arrived is kept")
 
 
 def _open(partial: Path, entry: FileEntry) -> int:
