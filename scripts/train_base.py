@@ -37,6 +37,7 @@ UNMIRRORED_GROUPS = frozenset({"symbols", "flags"})
 HOLDOUT_SAMPLES = 800
 EXPORT_EVERY_S = 300.0
 PLENTY_OF_STEPS = 10_000_000
+PATIENCE = 1.75  # a machine that others use may slow down; the last steps matter most, so they may take longer
 
 
 def mirrored(picture: bytes) -> bytes:
@@ -131,7 +132,7 @@ def main(args: argparse.Namespace) -> None:
     train_for(args.minutes * 60 * (1 - DECAY_SHARE), trainer, holdout, args.out_dir)
     # Only now is it known how many steps fit into the time: let the learning rate begin to fall here.
     trainer.recipe = replace(recipe, steps=round(trainer.step / (1 - DECAY_SHARE)))
-    train_for(args.minutes * 60, trainer, holdout, args.out_dir)
+    train_for(args.minutes * 60 * DECAY_SHARE * PATIENCE, trainer, holdout, args.out_dir)
 
 
 if __name__ == "__main__":
