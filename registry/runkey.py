@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from paris.protocol.errors import UsageError
 
-_HEX = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(r"((?i:paris)://)?(?P<run>[0-9a-f]{64})/?(\?(?P<query>.*))?")
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,22 @@ class RunKey:
 
     @classmethod
     def parse(cls, text: str) -> RunKey:
-        """Read a key as typed by a person.
+        """Read a key as typed by a person; white space is dropped, because mail breaks long lines.
 
         Raises:
             UsageError: the text is not a run key; the message says which part is wrong.
         """
-        parts = urlsplit(text.strip())
-        digest = parts.netloc or parts.path
-        if parts.scheme not in {"paris", ""} or not _HEX.fullmatch(digest):
+        joined = "".join(text.split())
+        key = _KEY.fullmatch(joined)
+        if key is None:
+            found = joined.removeprefix("paris://").partition("?")[0]
             raise UsageError(
                 f"{text!r} is not a run key",
                 why="a run key reads paris:// followed by 64 hexadecimal digits"
-                + (f", this one has {len(digest)} characters there" if parts.scheme == "paris" else ""),
+                + (f", this one has {len(found)} characters there" if joined.startswith("paris://") else ""),
                 hint="Copy the whole key that `paris-node run create` printed.",
             )
-        return cls("sha256:" + digest, tuple(parse_qs(parts.query).get("peer", ())))
+        return cls("sha256:" + key["run"], tuple(parse_qs(key["query"] or "").get("peer", ())))
 
     def with_peers(self, peers: tuple[str, ...]) -> RunKey:
         """The same run with other hints."""
