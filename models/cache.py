@@ -38,8 +38,9 @@ class Batch:
     labels_B: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """Return the same samples on a device."""
-        return Batch(self.latents_BCHW.to(device), self.text.to(device), self.labels_B.to(device))
+        """Send the samples to a device without waiting for it."""
+        latents, labels = (part.to(device, non_blocking=True) for part in (self.latents_BCHW, self.labels_B))
+        return Batch(latents, self.text.to(device), labels)
 
 
 @dataclass(frozen=True)

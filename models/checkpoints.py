@@ -27,21 +27,27 @@ class CheckpointError(ValueError):
 
 
 def save_state(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], note: dict[str, Any]) -> None:
-    """Write a training state. The note travels inside the tensor file, so one rename decides; state.json repeats it."""
+    """Write a training state. The note travels inside the tensor file, so one rename decides; state.json repeats it.
+
+    Raises:
+        CheckpointError: where a tensor is not finite; nothing is written then.
+    """
     tensors = {
         f"{group}.{name}": tensor.detach().cpu().contiguous()
         for group, named in groups.items()
         for name, tensor in named.items()
     }
+    _check(folder / STATE, tensors, {name: tensor.shape for name, tensor in tensors.items()})
     write_tensors(tensors, folder / STATE, note)
     write_json({**note, "torch": torch.__version__, "threads": torch.get_num_threads()}, folder / STATE_NOTE)
 
 
 def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read a training state back: its groups of tensors by name, and its note.
+    """Read a training state back, which may come from a stranger: its groups of tensors by name, and its note.
 
     Raises:
-        CheckpointError: where the file is not whole or its tensors are not those of a network with these shapes.
+        CheckpointError: where the file is not whole, its tensors are not those of a network with these shapes, or
+            training on from them could not stay finite.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     try:
@@ -50,13 +56,16 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str
             for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
                 group, _, parameter = name.partition(".")
                 groups.setdefault(group, {})[parameter] = file.get_tensor(name)
+        step = _checked_step(note)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"The training state {folder / STATE} cannot be read ({error}). It is damaged or was never finished. "
             "Fetch the unit's last published checkpoint again."
         ) from error
-    for group in {"weights", "average", *(MOMENTS if note.get("step") else ())} | groups.keys():
-        _check_shapes(folder / STATE, groups.get(group, {}), shapes)
+    for group in {"weights", "average", *(MOMENTS if step else ())} | groups.keys():
+        _check(folder / STATE, groups.get(group, {}), shapes)
+    if any(bool((square < 0).any()) for square in groups.get(MOMENTS[1], {}).values()):
+        raise CheckpointError(f"{folder / STATE} holds negative squares: the next step would destroy the weights.")
     return groups, note
 
 
@@ -70,18 +79,26 @@ def load_export(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Ten
         weights: dict[str, Tensor] = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The weights {folder / WEIGHTS} cannot be read ({error}). Fetch them again.") from error
-    _check_shapes(folder / WEIGHTS, weights, shapes)
+    _check(folder / WEIGHTS, weights, shapes)
     return weights
 
 
 def export(folder: Path, network: Any, average: Mapping[str, Tensor]) -> None:
-    """Write config.json and the averaged weights in bf16, as diffusers reads them."""
+    """Write config.json and the averaged weights in bf16, as diffusers reads them. Nothing non-finite gets out."""
     weights = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in average.items()}
+    _check(folder / WEIGHTS, weights, {name: tensor.shape for name, tensor in average.items()})
     write_json(json.loads(network.to_json_string()), folder / CONFIG)
     write_tensors(weights, folder / WEIGHTS, {})
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+def _checked_step(note: dict[str, Any]) -> int:
+    key, step = note["key"], note["step"]
+    if not isinstance(key, list) or type(step) is not int or step < 0:
+        raise ValueError("its note is not that of a training state")
+    return step
+
+
+def _check(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
     wrong = sorted(
         name
         for name in {*tensors, *shapes}
@@ -91,4 +108,10 @@ def _check_shapes(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str
         raise CheckpointError(
             f"{path} does not fit this network: {len(wrong)} tensors are missing, unknown or of another shape, "
             f"the first is {wrong[0]!r}. It was made with another preset."
+        )
+    poisoned = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
+    if poisoned:
+        raise CheckpointError(
+            f"{path} is poisoned: {len(poisoned)} tensors are not finite, the first is {poisoned[0]!r}. "
+            "Whoever made it trained past a failure or means harm. Take an earlier checkpoint."
         )

@@ -24,8 +24,8 @@ class Draw:
     t_B: Tensor
 
     def to(self, device: torch.device) -> Draw:
-        """Return the same numbers on a device."""
-        return Draw(self.eps_BCHW.to(device), self.t_B.to(device))
+        """Send the numbers to a device without waiting for it."""
+        return Draw(self.eps_BCHW.to(device, non_blocking=True), self.t_B.to(device, non_blocking=True))
 
 
 class Objective(Protocol):

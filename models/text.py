@@ -49,8 +49,8 @@ class TextBatch:
         return TextBatch(*(part[rows] for part in self.parts()))
 
     def to(self, device: torch.device) -> TextBatch:
-        """Return the same text on a device."""
-        return TextBatch(*(part.to(device) for part in self.parts()))
+        """Send the text to a device without waiting for it."""
+        return TextBatch(*(part.to(device, non_blocking=True) for part in self.parts()))
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return tokens, mask and pooled vectors."""

@@ -150,11 +150,10 @@ class Trainer:
         self._adopt(groups["weights"], groups["average"])
         if self.step:
             for name, parameter in self.parameters.items():
-                moments = {moment: groups[moment][name].to(self._device) for moment in checkpoints.MOMENTS}
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step), device=self._device),
-                    **moments,
-                }
+                # Cloned, because the loaded tensors are views of the mapped file.
+                moments = {moment: groups[moment][name].clone().to(self._device) for moment in checkpoints.MOMENTS}
+                steps = torch.tensor(float(self.step), device=self._device)
+                self.optimizer.state[parameter] = {"step": steps, **moments}
 
     def start_from(self, folder: Path) -> None:
         """Begin at step 0 from exported weights (a warm start: average and weights equal, moments empty)."""

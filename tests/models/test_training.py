@@ -195,6 +195,69 @@ def test_state_without_moments_is_refused(tmp_path, cache):
         trainer.load(tmp_path)
 
 
+def rewrite(path, edit, note='{"key": ["run", "cluster-0"], "step": 2}') -> None:
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, metadata={"note": note})
+
+
+@pytest.mark.parametrize("group", ["weights", "average", "exp_avg", "exp_avg_sq"])
+def test_poisoned_state_of_a_stranger_is_refused(tmp_path, cache, group):
+    trainer = new_trainer(cache)
+    trainer.train(2)
+    trainer.save(tmp_path)
+
+    def poison(tensors):
+        tensors[f"{group}.patch_in.weight"][0, 0] = float("nan")
+
+    rewrite(tmp_path / "state.safetensors", poison)
+    with pytest.raises(CheckpointError, match="poisoned"):
+        new_trainer(cache).load(tmp_path)
+
+
+def test_negative_second_moment_is_refused(tmp_path, cache):
+    """It is finite itself, but its square root would make the weights NaN one step later."""
+    trainer = new_trainer(cache)
+    trainer.train(2)
+    trainer.save(tmp_path)
+    rewrite(tmp_path / "state.safetensors", lambda tensors: tensors["exp_avg_sq.patch_in.bias"].fill_(-1))
+    with pytest.raises(CheckpointError, match="negative squares"):
+        new_trainer(cache).load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "note", ["", "[]", "{}", '{"key": "x", "step": 2}', '{"key": [], "step": -1}', '{"key": [], "step": true}']
+)
+def test_state_with_a_false_note_is_refused(tmp_path, cache, note):
+    trainer = new_trainer(cache)
+    trainer.train(2)
+    trainer.save(tmp_path)
+    rewrite(tmp_path / "state.safetensors", lambda _: None, note)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        new_trainer(cache).load(tmp_path)
+
+
+def test_weights_that_overflowed_are_never_written(tmp_path, cache):
+    trainer = new_trainer(cache)
+    with torch.no_grad():
+        trainer.parameters["patch_in.bias"][0] = float("inf")
+        trainer.average["patch_in.bias"][0] = float("inf")
+    for write in (trainer.save, trainer.export):
+        with pytest.raises(CheckpointError, match="poisoned"):
+            write(tmp_path / "out")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_training_on_leaves_the_loaded_file_alone(tmp_path, cache):
+    trainer = new_trainer(cache)
+    trainer.train(2)
+    trainer.save(tmp_path)
+    before = (tmp_path / "state.safetensors").read_bytes()
+    trainer.load(tmp_path)
+    trainer.train(6)
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
 def test_crash_while_saving_leaves_the_old_state(tmp_path, cache, monkeypatch):
     trainer = new_trainer(cache)
     trainer.train(2)
