@@ -18,11 +18,19 @@ from paris.protocol.errors import NetworkError, UsageError
 from paris.protocol.genesis import Admission
 from paris.protocol.identity import Identity, public_key_of
 from paris.protocol.records import Record, record_key
+from paris.protocol.transport.daemon import (
+    CONNECT_TIMEOUT_S,
+    meet,
+    parse_address,
+    peer_of,
+    reason,
+    start_daemon,
+    stop_daemon,
+)
 from paris.protocol.transport.guard import Guard
 from paris.protocol.transport.libp2p import (
     DHTID,
     P2P,
-    ControlFailure,
     DHTNode,
     DHTRecord,
     MSGPackSerializer,
@@ -31,13 +39,12 @@ from paris.protocol.transport.libp2p import (
     PeerID,
     open_stream,
 )
+from paris.protocol.transport.twin import refuse_twin
 from paris.protocol.validation import Received, RecordBook, check_record
 
 logger = logging.getLogger(__name__)
 
 REPLICAS = 10
-_CONNECT_TIMEOUT_S = 10.0
-_DAEMON_IDLE_TIMEOUT_S = 5.0
 
 
 class Swarm:
@@ -67,6 +74,7 @@ class Swarm:
         *,
         client_mode: bool = False,
         nat_traversal: bool = False,
+        alone_with_key: bool = False,
     ) -> Self:
         """Start a node and meet the network.
 
@@ -79,29 +87,24 @@ class Swarm:
             admissions: Admission by run id, as far as known.
             client_mode: Take part without storing or answering.
             nat_traversal: Port mapping, relays and AutoNAT.
+            alone_with_key: Ask the network first and refuse to start where a live node answers to the same key.
 
         Raises:
-            UsageError: The key file cannot be read or used, or an address is none.
+            UsageError: The key file cannot be read or used, an address is none, or the key is in use.
             NetworkError: The daemon does not start.
         """
-        _check_identity(identity_path)
+        identity = _read_identity(identity_path)
         for address in (listen, *announce, *bootstrap):
-            _multiaddr(address)
-        p2p = await _start_daemon(identity_path, listen, announce, client_mode=client_mode, nat_traversal=nat_traversal)
+            parse_address(address)
+        if alone_with_key and bootstrap:
+            await refuse_twin(identity.peer_id, bootstrap)
+        p2p = await start_daemon(identity_path, listen, announce, client_mode=client_mode, nat_traversal=nat_traversal)
         guard = Guard(RecordBook(dict(admissions or {})))
         try:
-            met = await _meet(p2p, bootstrap)
-            node = await DHTNode.create(
-                p2p=p2p,
-                initial_peers=met or None,
-                num_replicas=REPLICAS,
-                record_validator=guard,
-                client_mode=client_mode,
-                ensure_bootstrap_success=False,
-                strict=False,
-            )
+            met = await meet(p2p, bootstrap)
+            node = await _start_node(p2p, met, guard, client_mode=client_mode)
         except BaseException:
-            await _stop_daemon(p2p)
+            await stop_daemon(p2p)
             raise
         guard.attach(node.protocol)
         swarm = cls(p2p, node, guard, client_mode=client_mode)
@@ -133,8 +136,8 @@ class Swarm:
         Returns:
             Those addresses that answered.
         """
-        met = await _meet(self.p2p, addresses)
-        await asyncio.gather(*(self._node.protocol.call_ping(_peer_of(address)) for address in met))
+        met = await meet(self.p2p, addresses)
+        await asyncio.gather(*(self._node.protocol.call_ping(peer_of(address)) for address in met))
         if met:
             await self._node.find_nearest_nodes([self._node.node_id])
         return met
@@ -196,10 +199,10 @@ class Swarm:
             NetworkError: The peer cannot be reached or does not speak the protocol.
         """
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await open_stream(self.p2p, PeerID.from_base58(peer_id), protocol)
         except (P2PDaemonError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            raise NetworkError(f"{peer_id} cannot be reached", _reason(error)) from error
+            raise NetworkError(f"{peer_id} cannot be reached", reason(error)) from error
 
     async def close(self) -> None:
         """Leave the network and stop the daemon."""
@@ -208,7 +211,7 @@ class Swarm:
             refresh.cancel()
         with contextlib.suppress(P2PDaemonError, OSError):
             await self._node.shutdown()
-        await _stop_daemon(self.p2p)
+        await stop_daemon(self.p2p)
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,87 +233,22 @@ class Swarm:
         return [self._guard.check(entry) for entry in entries if self._guard.validate(entry)]
 
 
-def _check_identity(path: Path) -> None:
+async def _start_node(p2p: P2P, met: list[str], guard: Guard, *, client_mode: bool) -> DHTNode:
+    return await DHTNode.create(
+        p2p=p2p,
+        initial_peers=met or None,
+        num_replicas=REPLICAS,
+        record_validator=guard,
+        client_mode=client_mode,
+        ensure_bootstrap_success=False,
+        strict=False,
+    )
+
+
+def _read_identity(path: Path) -> Identity:
     try:
-        Identity.from_libp2p(path.read_bytes())
+        return Identity.from_libp2p(path.read_bytes())
     except OSError as error:
         raise UsageError(
             f"the key file {path} cannot be read", str(error), "`paris-node key show` makes a key where there is none"
         ) from error
-
-
-def _multiaddr(address: str) -> Any:
-    try:
-        return Multiaddr(address)
-    except ValueError as error:
-        hint = "an address reads like /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
-        raise UsageError(f"{address!r} is no network address", str(error), hint) from error
-
-
-def _peer_of(address: str) -> Any:
-    peer_id = dict(zip(*[iter(address.strip("/").split("/"))] * 2, strict=False)).get("p2p", "")
-    public_key_of(peer_id)
-    return PeerID.from_base58(peer_id)
-
-
-async def _start_daemon(
-    identity_path: Path, listen: str, announce: Sequence[str], *, client_mode: bool, nat_traversal: bool
-) -> P2P:
-    started: list[P2P] = []
-
-    class Daemon(P2P):
-        """Remembers itself, because a failed `create` leaves its child process to nobody."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            started.append(self)
-
-    try:
-        return await Daemon.create(
-            identity_path=str(identity_path),
-            host_maddrs=[listen],
-            announce_maddrs=list(announce) or None,
-            dht_mode="client" if client_mode else "server",
-            check_if_identity_free=False,
-            idle_timeout=_DAEMON_IDLE_TIMEOUT_S,
-            tls=False,  # Noise remains: one security protocol, which the light client speaks too
-            auto_nat=nat_traversal,
-            nat_port_map=nat_traversal,
-            use_relay=nat_traversal,
-            use_auto_relay=nat_traversal,
-        )
-    except (P2PDaemonError, OSError) as error:
-        for daemon in started:
-            await daemon.shutdown()
-        hint = "see that the port is free and the address belongs to this machine"
-        raise NetworkError(f"the libp2p daemon did not start on {listen}", _reason(error), hint) from error
-
-
-async def _stop_daemon(p2p: P2P) -> None:
-    await p2p.shutdown()
-    _remove_sockets(p2p)
-
-
-def _remove_sockets(p2p: P2P) -> None:
-    for address in (p2p._daemon_listen_maddr, p2p._client_listen_maddr):  # noqa: SLF001 - it leaves these files behind
-        Path(address.value_for_protocol("unix")).unlink(missing_ok=True)
-
-
-async def _meet(p2p: P2P, addresses: Sequence[str]) -> list[str]:
-    async def meet(address: str) -> bool:
-        peer = _peer_of(address)
-        transport = _multiaddr(address.partition("/p2p/")[0])
-        try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await p2p._client.connect(peer, [transport])  # noqa: SLF001 - P2P offers no connect
-        except (ControlFailure, TimeoutError, OSError) as error:
-            logger.info("%s did not answer: %s", address, _reason(error))
-            return False
-        return True
-
-    answers = await asyncio.gather(*(meet(address) for address in addresses))
-    return [address for address, answered in zip(addresses, answers, strict=True) if answered]
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -124,7 +124,7 @@ class _Job:
             return
         try:
             async with asyncio.TaskGroup() as group:
-                for peer_id in providers * _STREAMS_PER_PROVIDER:
+                for peer_id in [*providers] * _STREAMS_PER_PROVIDER:
                     group.create_task(self._drain(peer_id))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
@@ -135,9 +135,11 @@ class _Job:
         """Fetch pieces from one peer until none is missing or the peer fails."""
         try:
             async with await BlobStream.open(self.swarm, peer_id) as stream:
-                while (piece := await self._next()) is not None:
+                while peer_id not in self.failures and (piece := await self._next()) is not None:
                     await self._fetch(stream, piece)
-        except (NetworkError, DigestError) as error:
+        except NetworkError as error:
+            self.failures.setdefault(peer_id, _drop(peer_id, error))
+        except DigestError as error:
             self.failures[peer_id] = _drop(peer_id, error)
 
     async def _next(self) -> int | None:

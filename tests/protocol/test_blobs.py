@@ -9,7 +9,7 @@ import pytest
 from protocol_support import FileSource, digest_of, person, swarm_of
 
 from paris.protocol.digests import sha256_of
-from paris.protocol.errors import NetworkError, ResourceError, UnavailableError
+from paris.protocol.errors import DigestError, NetworkError, ResourceError, UnavailableError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import describe
 from paris.protocol.transport.blobs import PROTOCOL, BlobStream, serve
@@ -172,7 +172,7 @@ def test_a_vanished_file_is_not_found_and_a_truncated_one_is_cut_short(tmp_path,
             with pytest.raises(UnavailableError, match="does not have it"):
                 await fetch_file(client, entry, [server.peer_id], tmp_path / "partial")
             path.write_bytes(LARGE[:-1])
-            with pytest.raises(UnavailableError, match="does not match its digest"):
+            with pytest.raises(DigestError, match="does not match its digest"):
                 await fetch_file(client, entry, [server.peer_id], tmp_path / "partial")
             path.write_bytes(LARGE)
             await fetch_file(client, entry, [server.peer_id], tmp_path / "partial")

@@ -1,0 +1,49 @@
+"""Two live nodes with one key: seen before the second starts, because afterwards neither can be told from the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from paris.protocol.errors import UsageError
+from paris.protocol.transport.daemon import IDLE_TIMEOUT_S, meet, start_daemon, stop_daemon
+from paris.protocol.transport.libp2p import P2P, ControlFailure, PeerID
+
+_ORPHAN_S = IDLE_TIMEOUT_S + 5.0  # a killed node's daemon answers for it until its idle timeout
+_POLL_S = 1.0
+
+
+async def refuse_twin(peer_id: str, bootstrap: Sequence[str]) -> None:
+    """Ask the network, under a passing name, whether somebody answers to `peer_id`. To be called before starting.
+
+    Args:
+        peer_id: The name we are about to use.
+        bootstrap: Multiaddrs of nodes to ask through; without any nothing can be known.
+
+    Raises:
+        UsageError: Somebody does.
+    """
+    visitor = await start_daemon(None, client_mode=True)
+    try:
+        if not await meet(visitor, bootstrap):
+            return
+        deadline_s = time.monotonic() + _ORPHAN_S
+        while await _answers(visitor, peer_id):
+            if time.monotonic() > deadline_s:
+                raise UsageError(
+                    "another live node uses this key",
+                    f"somebody answers to {peer_id}",
+                    "stop that node, or give this one a home and key of its own",
+                )
+            await asyncio.sleep(_POLL_S)
+    finally:
+        await stop_daemon(visitor)
+
+
+async def _answers(visitor: P2P, peer_id: str) -> bool:
+    try:
+        await visitor._client.connect(PeerID.from_base58(peer_id), [])  # noqa: SLF001 - P2P offers no connect
+    except ControlFailure:
+        return False
+    return True
