@@ -1,4 +1,4 @@
-"""Makes `registry_support` importable, and limits file sizes as a full disk would."""
+"""Makes the support modules importable, and limits file sizes as a full disk would."""
 
 from __future__ import annotations
 
@@ -10,14 +10,28 @@ from pathlib import Path
 
 import pytest
 
+from paris.registry.library import Library
 from paris.registry.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from network_simulator import NetworkSimulator
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def network() -> NetworkSimulator:
+    """A run of the micro preset that nobody has trained yet."""
+    return NetworkSimulator()
+
+
+@pytest.fixture
+def library(store: Store, network: NetworkSimulator) -> Library:
+    return Library(store, network)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ other things than an honest peer would, by `replace` (a provider that sends othe
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import tempfile
@@ -133,6 +134,7 @@ class NetworkSimulator:
         self._served: dict[str, dict[str, bytes]] = {}
         self._slots: dict[tuple[str, str], dict[str, Record]] = {}
         self._gone: set[str] = set()
+        self._steps: dict[str, int] = {}
         self.transfers: list[str] = []
         data = {name: shard for k in range(CLUSTERS) for name, shard in shards_of(k).items()}
         self.shard_digests = {name: sha256_of(shard) for name, shard in data.items()}
@@ -164,7 +166,7 @@ class NetworkSimulator:
     def publish(
         self,
         who: Identity,
-        unit: str,
+        slot: str,
         to_step: int,
         parent: str | None = None,
         *,
@@ -174,24 +176,25 @@ class NetworkSimulator:
         **changes: object,
     ) -> str:
         """Let a peer publish a checkpoint as the publisher does, other than honestly where `changes` say so."""
-        manifest = self.serve_tree(who, files or exported(unit, to_step))
+        manifest = self.serve_tree(who, files or exported(slot, to_step))
         fields = {
-            "run": self.run, "unit": unit, "from_step": self._step_of(parent), "to_step": to_step, "fence": 1,
-            "seed": self.genesis.recipe(unit).seed, "manifest": manifest, "parent": parent,
-            "start": None if parent or unit == "router" else self.genesis.start.manifest,
-            "shards": self.training_shards(unit), "signer": who.peer_id, "versions": {"torch": torch.__version__},
-            "invocation": f"{unit}-{to_step}", "started_s": NOW_S, "finished_s": NOW_S + to_step,
+            "run": self.run, "unit": slot, "from_step": self._steps.get(parent, 0), "to_step": to_step, "fence": 1,
+            "seed": self.genesis.recipe(slot).seed, "manifest": manifest, "parent": parent,
+            "start": None if parent or slot == "router" else self.genesis.start.manifest,
+            "shards": self.training_shards(slot), "signer": who.peer_id, "versions": {"torch": torch.__version__},
+            "invocation": f"{slot}-{to_step}", "started_s": NOW_S, "finished_s": NOW_S + to_step,
             "loss_trace_micro": [(to_step, 900_000)], "holdout_loss_micro": 1_000_000 - to_step,
         }  # fmt: skip
         made = statement(**{**fields, **changes})
         checkpoint = self.serve(who, envelope.sign("checkpoint", made, signed_by or who))
+        self._steps[checkpoint] = to_step
         if tip:
-            self.tip(who, unit, checkpoint, manifest=manifest, step=to_step)
+            self.tip(who, slot, checkpoint, manifest=manifest, step=to_step)
         return checkpoint
 
     def tip(self, who: Identity, unit: str, checkpoint: str, **changes: object) -> None:
         """Let a peer say that it serves a checkpoint."""
-        fields = {"manifest": sha256_of(b"any"), "step": self._step_of(checkpoint), "loss_micro": 0, **changes}
+        fields = {"manifest": sha256_of(b"any"), "step": self._steps.get(checkpoint, 0), "loss_micro": 0, **changes}
         self._announce(Tip(unit=unit, checkpoint=checkpoint, **self._standard(who), **fields))
 
     def greet(self, who: Identity) -> None:
@@ -266,7 +269,7 @@ class NetworkSimulator:
 
     async def fetch_file(self, entry: FileEntry, providers: Sequence[str], partial: Path, progress) -> None:
         data = await self.fetch_blob(entry.sha256, providers)
-        partial.write_bytes(data)
+        await asyncio.to_thread(partial.write_bytes, data)
         progress(len(data))
 
     def _standard(self, who: Identity) -> dict[str, object]:
@@ -274,6 +277,3 @@ class NetworkSimulator:
 
     def _announce(self, record: Record) -> None:
         self._slots.setdefault((record.kind, record.slot), {})[record.signer] = record
-
-    def _step_of(self, checkpoint: str | None) -> int:
-        return open_checkpoint(self.bytes_of(checkpoint)).to_step if checkpoint in self._served else 0
