@@ -14,7 +14,7 @@ from paris.node.announcer import Announcer
 from paris.node.evaluator import Evaluator
 from paris.node.mirror import Mirror
 from paris.node.peer import Peer, now_s
-from paris.node.publisher import Publisher
+from paris.node.publisher import Publisher, stand_behind_again
 from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
 from paris.node.survey import Survey, Surveyor
 from paris.protocol.claims import Complete, MakeClaim, Train, Wait, Withdraw, decide
@@ -63,7 +63,6 @@ class Contributor:
 
     async def run(self, *, leave_when_complete: bool) -> None:
         """Contribute until the run is complete (and then, unless told to leave, go on serving) or `stop` is called."""
-        await self._introduce()
         upkeep = asyncio.create_task(self._upkeep())
         try:
             while not self._stopping.is_set():
@@ -101,8 +100,8 @@ class Contributor:
             self._report("waiting", reason=reason)
         self._reason = kind
 
-    async def _introduce(self) -> None:
-        """Announce that this node is here for this run."""
+    async def introduce(self) -> None:
+        """Announce that this node is here for this run, and what it holds of it."""
         self._peer.swarm.admissions[self._run] = self._genesis.admission
         fields = {
             "addrs": tuple(self._peer.swarm.addrs),
@@ -110,6 +109,7 @@ class Contributor:
             "abilities": ("train", "store") if self._trains else ("store",),
         }
         await self._announcer.keep("peer", "", PeerRecord, LIMITS.life_s["peer"], lambda: fields)
+        await stand_behind_again(self._place, self._announcer)
 
     async def _claim(self, unit: ResolvedUnit) -> None:
         """Announce a claim, then give others time to be heard; the next survey reads back who holds it."""

@@ -49,7 +49,7 @@ class Mirror:
         library, newest = self._place.peer.library, unit.lineage[-1]
         manifest = await library.manifest(newest.manifest, unit.providers)
         await library.files(manifest.files, unit.providers)
-        await stand_behind(self._announcer, unit)
+        await stand_behind(self._place, self._announcer, unit)
         if unit.unit in self._kept and self._kept[unit.unit][0] != unit.checkpoint:
             forget_state(self._place, self._kept[unit.unit][1])
         self._kept[unit.unit] = (str(unit.checkpoint), newest)

@@ -25,6 +25,7 @@ CHECKPOINT_FILES = (
     "state.safetensors",
 )
 FULL_STATE = "state.safetensors"
+TIP_NOTE = "tip.json"
 
 
 class Publisher:
@@ -76,7 +77,7 @@ class Publisher:
             (*parent.digests, digest),
             (place.peer.peer_id,),
         )
-        await stand_behind(self._announcer, grown)
+        await stand_behind(place, self._announcer, grown)
         self._forget_old_states(grown)
         return grown
 
@@ -114,8 +115,8 @@ class Publisher:
                 remove_tree(folder)
 
 
-async def stand_behind(announcer: Announcer, unit: ResolvedUnit) -> None:
-    """Announce that this node holds and serves a unit's newest checkpoint."""
+async def stand_behind(place: Place, announcer: Announcer, unit: ResolvedUnit) -> None:
+    """Announce that this node holds and serves a unit's newest checkpoint, now and after every restart."""
     newest = unit.lineage[-1]
     fields = {
         "unit": unit.unit,
@@ -124,7 +125,23 @@ async def stand_behind(announcer: Announcer, unit: ResolvedUnit) -> None:
         "step": newest.to_step,
         "loss_micro": newest.holdout_loss_micro or 0,
     }
-    await announcer.keep("tip", unit.unit, Tip, LIMITS.life_s["tip"], lambda: fields)
+    write_json(place.work(unit.unit) / TIP_NOTE, fields)
+    await _announce_tip(announcer, fields)
+
+
+async def stand_behind_again(place: Place, announcer: Announcer) -> list[str]:
+    """After a restart, announce what this node still holds; return the units."""
+    units = []
+    for unit in place.genesis.units():
+        note = place.work(unit) / TIP_NOTE
+        if note.exists():
+            await _announce_tip(announcer, json.loads(note.read_text()))
+            units.append(unit)
+    return units
+
+
+async def _announce_tip(announcer: Announcer, fields: dict[str, Any]) -> None:
+    await announcer.keep("tip", fields["unit"], Tip, LIMITS.life_s["tip"], lambda: fields)
 
 
 def data_digests(manifest: bytes, names: list[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from paris.registry.runkey import RunKey
 
 def fetch(
     run: RunKeyArgument,
-    to: Annotated[Path | None, typer.Option("--to", help="Folder for the ensemble [paris-<run> here].")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for the ensemble (default paris-<run> here).")] = None,
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,

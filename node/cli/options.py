@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 RunKeyArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run key: paris://<64 hex>[?peer=<multiaddr>].")]
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of key, store and work [~/.paris].")]
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of key, store and work (default ~/.paris).")]
 PeerOption = Annotated[
     list[str] | None, typer.Option("--peer", help="A peer to join through, as a multiaddr; may be repeated.")
 ]
-ListenOption = Annotated[str | None, typer.Option("--listen", help="Address to listen on [/ip4/0.0.0.0/tcp/0].")]
+ListenOption = Annotated[
+    str | None, typer.Option("--listen", help="Address to listen on (default /ip4/0.0.0.0/tcp/0).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]

@@ -49,6 +49,9 @@ def create(
     settle_s: Annotated[
         int | None, typer.Option("--settle", min=1, help="Seconds a claimant waits before reading back.")
     ] = None,
+    copies: Annotated[
+        int | None, typer.Option("--copies", min=1, help="Copies of each checkpoint beside its trainer's.")
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -66,7 +69,13 @@ def create(
             start=start or choices.start,
             admitted=tuple(admit or ()),
             plan=_adjusted(
-                choices.plan, steps, router_steps, batch, publish_every, lr, {"life_s": lease_s, "settle_s": settle_s}
+                choices.plan,
+                steps,
+                router_steps,
+                batch,
+                publish_every,
+                lr,
+                {"life_s": lease_s, "settle_s": settle_s, "replicas": copies},
             ),
         )
         created = make_run(data, choices, Settings.load(home=home), split_key, license_id)
@@ -126,7 +135,7 @@ def _adjusted(
     batch: int | None,
     publish_every: int | None,
     lr: str | None,
-    times: dict[str, int | None],
+    others: dict[str, int | None],
 ) -> Any:
     """The preset's plan with the curator's own numbers in it."""
     from paris.protocol.records import Recipe
@@ -141,5 +150,5 @@ def _adjusted(
         plan,
         expert=recipe(plan.expert, {"steps": steps, "batch": batch, "lr": lr, "publish_every": publish_every}),
         router=recipe(plan.router, {"steps": router_steps or steps, "batch": batch, "publish_every": publish_every}),
-        **{key: value for key, value in times.items() if value is not None},
+        **{key: value for key, value in others.items() if value is not None},
     )

@@ -47,17 +47,13 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
     with Home(settings.home).locked():
         async with open_peer(settings, key.peers) as peer:
             genesis = await load_genesis(peer.library, key.run)
-            addresses = tuple(peer.swarm.addrs)
-            report(
-                "ready",
-                run=str(key.with_peers(addresses)),
-                peer_id=peer.peer_id,
-                addrs=list(addresses),
-                name=genesis.name,
-            )
             contributor = Contributor(
                 peer, key.run, genesis, settings.training_threads, settings.name, report, trains=trains
             )
+            await contributor.introduce()
+            addresses = tuple(peer.swarm.addrs)
+            shared = str(key.with_peers(addresses))
+            report("ready", run=shared, peer_id=peer.peer_id, addrs=addresses, name=genesis.name)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, contributor.stop)

@@ -1,0 +1,47 @@
+"""A small real run for the node's tests: generated pictures, and commands run as a person would."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+COMMAND = (sys.executable, "-m", "paris.node")
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
+ANIMALS = ("horse", "sheep", "tiger", "eagle", "salmon", "lizard", "beetle", "monkey")
+
+
+def draw_pictures(folder: Path) -> None:
+    """Two kinds of captioned pictures: coloured shapes, and stripes that stand for animals."""
+    folder.mkdir()
+    for i, colour in enumerate(COLOURS):
+        rgb = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(i / len(COLOURS), 0.9, 0.9))
+        for size in range(6, 16):
+            shape, animal = Image.new("RGB", (32, 32), "white"), Image.new("RGB", (32, 32), "white")
+            ImageDraw.Draw(shape).ellipse((16 - size, 16 - size, 16 + size, 16 + size), rgb)
+            ImageDraw.Draw(animal).rectangle((size, 4, size + 6, 28), rgb)
+            for picture, caption in (
+                (shape, f"{colour} circle of size {size}"),
+                (animal, f"{ANIMALS[i]} number {size}"),
+            ):
+                picture.save(folder / f"{caption.replace(' ', '-')}.png")
+                (folder / f"{caption.replace(' ', '-')}.txt").write_text(caption)
+
+
+def paris_node(*arguments: object, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> Any:
+    """The JSON a command printed last."""
+    assert done.stdout.strip(), f"no output; stderr: {done.stderr}"
+    return json.loads(done.stdout.strip().splitlines()[-1])

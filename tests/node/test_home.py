@@ -1,0 +1,119 @@
+"""Homes, settings, jobs and grids: the small parts of a node."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from paris.node.grid import CELL_PX, captioned_grid, save_png
+from paris.node.home import Home
+from paris.node.jobs import Event, newest_checkpoint
+from paris.node.settings import Settings
+from paris.protocol.errors import UsageError
+from paris.registry.runkey import RunKey
+
+
+def test_two_live_nodes_with_one_key_are_refused(tmp_path: Path) -> None:
+    """Another real process holds the home."""
+    code = (
+        "import sys; from pathlib import Path; from paris.node.home import Home\n"
+        f"with Home(Path({str(tmp_path)!r})).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdin
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match=f"process {other.pid}"), Home(tmp_path).locked():
+            pass
+        other.stdin.close()
+        other.wait()
+    with Home(tmp_path).locked():
+        pass
+
+
+def test_kill_9_leaves_no_lock_behind(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from paris.node.home import Home\n"
+        f"with Home(Path({str(tmp_path)!r})).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        other.kill()
+        other.wait()
+    with Home(tmp_path).locked():
+        pass
+
+
+class TestSettings:
+    def test_flags_beat_environment_beats_file_beats_default(self, tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_text('name = "file"\nthreads = 3\nlisten = "/ip4/127.0.0.1/tcp/1"\n')
+        environ = {"PARIS_HOME": str(tmp_path), "PARIS_NAME": "environment", "PARIS_THREADS": "4"}
+        settings = Settings.load(environ, threads=5)
+        assert (settings.name, settings.threads, settings.listen) == ("environment", 5, "/ip4/127.0.0.1/tcp/1")
+        assert settings.announce == ()
+
+    def test_peers_in_the_environment_are_separated_by_commas(self, tmp_path: Path) -> None:
+        assert Settings.load({"PARIS_PEERS": "/a,/b"}, home=tmp_path).peers == ("/a", "/b")
+
+    @pytest.mark.parametrize("value", ["many", "-1", "1.5"])
+    def test_impossible_threads_are_named(self, tmp_path: Path, value: str) -> None:
+        with pytest.raises(UsageError, match="threads"):
+            Settings.load({"PARIS_THREADS": value}, home=tmp_path)
+
+    def test_broken_toml_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_text("name = \n")
+        with pytest.raises(UsageError, match="not valid TOML"):
+            Settings.load({}, home=tmp_path)
+
+    def test_zero_threads_means_every_core(self, tmp_path: Path) -> None:
+        assert Settings.load({}, home=tmp_path).training_threads >= 1
+
+
+class TestCheckpointFolders:
+    def test_unfinished_folder_is_not_taken_for_a_checkpoint(self, tmp_path: Path) -> None:
+        for step, whole in ((20, True), (100, True), (120, False)):
+            folder = tmp_path / f"checkpoint-{step}"
+            folder.mkdir()
+            if whole:
+                (folder / "metrics.json").write_text("{}")
+        newest = newest_checkpoint(tmp_path)
+        assert newest
+        assert newest.name == "checkpoint-100"
+
+    def test_none_at_all(self, tmp_path: Path) -> None:
+        assert newest_checkpoint(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("line", [b"", b"Loading weights: 100%\n", b"[1]\n", b'{"no": "event"}\n', b"\xff\xfe"])
+def test_noise_of_a_library_is_no_event(line: bytes) -> None:
+    assert Event.parse(line) is None
+
+
+def test_event_survives_the_pipe() -> None:
+    event = Event("step", {"step": 3, "loss": 0.5})
+    assert Event.parse(event.line().encode()) == event
+
+
+class TestRunKey:
+    def test_round_trip_with_hints(self) -> None:
+        key = RunKey("sha256:" + "ab" * 32, ("/ip4/1.2.3.4/tcp/5/p2p/12D3KooW", "/dns4/x/tcp/1"))
+        assert RunKey.parse(str(key)) == key
+
+    def test_bare_digest_is_enough(self) -> None:
+        assert RunKey.parse("ab" * 32).run == "sha256:" + "ab" * 32
+
+
+def test_grid_holds_every_picture(tmp_path: Path) -> None:
+    colours = ["red", "green", "blue", "black", "yellow"]
+    sheet = captioned_grid([Image.new("RGB", (8, 8), colour) for colour in colours], colours)
+    save_png(sheet, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as read:
+        assert read.size == sheet.size
+        found = {pixel for _, pixel in read.getcolors(1 << 20)}
+    assert {(255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 0)} <= found
+    assert sheet.width >= 2 * CELL_PX

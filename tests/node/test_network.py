@@ -1,0 +1,231 @@
+"""A whole network of real processes on loopback: claims, a kill -9, a takeover, a stranger who fetches and audits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_support import LOOPBACK, last_json, paris_node
+
+from paris.node.demo.processes import NodeProcess
+from paris.node.peer import open_peer
+from paris.node.settings import Settings
+from paris.node.survey import look, rows
+from paris.registry.resolve import ResolvedRun, load_genesis
+from paris.registry.runkey import RunKey
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+DEADLINE_S = 420
+
+
+@dataclass
+class Story:
+    """What happened in the network, told by its processes and by the DHT."""
+
+    key: RunKey
+    homes: Path
+    names: dict[str, str] = field(default_factory=dict)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    victim: str = ""
+    lost_unit: str = ""
+    published_before_kill: str = ""
+    step_before_kill: int = 0
+    end: ResolvedRun | None = None
+
+
+class Told(NodeProcess):
+    """A node whose events are all kept."""
+
+    def __init__(self, name: str, story: Story) -> None:
+        super().__init__(name, story.homes / name, story.homes / f"{name}.log")
+        self._story = story
+
+    def _note(self, event: dict[str, Any]) -> None:
+        super()._note(event)
+        self._story.events.append((self.name, event))
+
+
+async def live_through(story: Story) -> None:
+    """Curator and three contributors; kill -9 whoever is first half-way with a copy elsewhere; wait for the end."""
+    curator = Told("curator", story)
+    contributors = [Told(name, story) for name in ("ada", "bea", "cleo")]
+    try:
+        await curator.start(str(story.key), "--no-train")
+        await curator.ready()
+        story.key = story.key.with_peers(curator.addrs)
+        for node in contributors:
+            await node.start(str(story.key), "--threads", "1")
+        for node in contributors:
+            await node.ready()
+        story.names = {node.peer_id: node.name for node in contributors}
+        await watch(story, {node.peer_id: node for node in contributors})
+    finally:
+        await asyncio.gather(*(node.end() for node in (*contributors, curator)))
+
+
+async def watch(story: Story, contributors: dict[str, Told]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    settings = Settings.load(home=story.homes / "observer", listen=LOOPBACK)
+    async with open_peer(settings, story.key.peers, serve=False) as peer:
+        genesis = await load_genesis(peer.library, story.key.run)
+        while time.monotonic() < deadline_s:
+            resolved, claims, names = await look(peer.library, story.key.run, genesis)
+            if not story.victim:
+                kill_somebody(story, resolved, rows(resolved, claims, names), contributors)
+            elif resolved.complete:
+                story.end = resolved
+                return
+            await asyncio.sleep(1)
+    pytest.fail(f"not complete in time; see {story.homes}")
+
+
+def kill_somebody(
+    story: Story, resolved: ResolvedRun, table: list[dict[str, Any]], contributors: dict[str, Told]
+) -> None:
+    for row in table:
+        begun = 0 < row["published_step"] < row["target"]
+        if begun and row["unit"] != "router" and row["copies"] > 1 and row["holder"] in contributors:
+            unit = resolved.units[row["unit"]]
+            story.victim, story.lost_unit = contributors[row["holder"]].name, row["unit"]
+            story.published_before_kill, story.step_before_kill = str(unit.checkpoint), unit.step
+            contributors[row["holder"]].kill()
+            return
+
+
+@pytest.fixture(scope="module")
+def story(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    homes = tmp_path_factory.mktemp("homes")
+    created = paris_node(
+        *("run", "create", pictures, "--clusters", 2, "--model", "micro", "--steps", 1600, "--publish-every", 200),
+        *("--router-steps", 200, "--lease", 12, "--settle", 2, "--copies", 8, "--home", homes / "curator", "--json"),
+    )
+    assert created.returncode == 0, created.stderr
+    told = Story(RunKey.parse(last_json(created)["run"]), homes)
+    asyncio.run(live_through(told))
+    return told
+
+
+def test_claims_do_not_collide(story: Story) -> None:
+    """Everybody first trained something else, and every unit has one line of parents."""
+    first = {name: event["unit"] for name, event in reversed(story.events) if event.get("event") == "training"}
+    assert len(first) == 3
+    assert len(set(first.values())) == 3
+    assert story.end
+    for unit in story.end.units.values():
+        assert [segment.parent for segment in unit.lineage] == [None, *unit.digests[:-1]]
+
+
+def test_sigkill_leads_to_takeover_without_losing_a_published_step(story: Story) -> None:
+    assert story.end
+    unit = story.end.units[story.lost_unit]
+    trained_by = [story.names[holder] for holder in unit.holders]
+    assert trained_by[0] == story.victim
+    assert len(set(trained_by)) == 2
+    assert story.published_before_kill in unit.digests
+    takeover = next(i for i, s in enumerate(unit.lineage) if story.names[s.signer] != story.victim)
+    assert unit.lineage[takeover].from_step >= story.step_before_kill
+    measured = [event for name, event in story.events if event.get("event") == "measured" and name == trained_by[1]]
+    assert any(event["unit"] == story.lost_unit for event in measured), (
+        "a stranger's checkpoint was built on unmeasured"
+    )
+
+
+def test_every_unit_is_complete_and_copied(story: Story) -> None:
+    assert story.end
+    assert story.end.complete
+    assert all(len(unit.providers) > 1 for unit in story.end.units.values())
+
+
+class TestAStranger:
+    """What somebody can do later with the run key and one node that is still there."""
+
+    @pytest.fixture(scope="class")
+    def serving(self, story: Story) -> Any:
+        """The curator's home, started again alone: it announces anew what it holds."""
+        loop = asyncio.new_event_loop()
+        curator = NodeProcess("curator", story.homes / "curator", story.homes / "curator-again.log")
+
+        async def up() -> RunKey:
+            await curator.start(str(RunKey(story.key.run)), "--no-train")
+            await curator.ready()
+            return RunKey(story.key.run, curator.addrs)
+
+        yield loop.run_until_complete(up())
+        loop.run_until_complete(curator.end())
+        loop.close()
+
+    def test_fetches_draws_and_audits(self, story: Story, serving: RunKey, tmp_path: Path) -> None:
+        home = ("--home", tmp_path / "home", "--listen", LOOPBACK)
+        fetched = paris_node("fetch", serving, "--to", tmp_path / "ensemble", *home, "--json")
+        assert fetched.returncode == 0, fetched.stderr
+        assert last_json(fetched)["complete"]
+        drawn = paris_node(
+            "generate",
+            tmp_path / "ensemble",
+            "red circle of size 9",
+            "tiger number 8",
+            "--out",
+            tmp_path / "g.png",
+            "--json",
+        )
+        assert drawn.returncode == 0, drawn.stderr
+        assert all(
+            sum(e["weight"] for e in p["experts"]) == pytest.approx(1, abs=0.01) for p in last_json(drawn)["pictures"]
+        )
+        assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+        audited = paris_node("audit", serving, *home, "--json")
+        report = last_json(audited)
+        assert audited.returncode == 0, report
+        assert report["audit"] == "ok"
+        assert {unit["level"] for unit in report["units"]} == {"consistent"}
+        lost = next(unit for unit in report["units"] if unit["unit"] == story.lost_unit)
+        assert len({segment["signer"] for segment in lost["lineage"]}) == 2
+
+    def test_flipped_byte_in_own_store_fails_the_audit_with_3_and_heals(self, serving: RunKey, tmp_path: Path) -> None:
+        home = ("--home", tmp_path / "home", "--listen", LOOPBACK)
+        assert paris_node("audit", serving, *home, "--json").returncode == 0
+        flip_a_byte(largest_blob(tmp_path / "home"))
+        broken = paris_node("audit", serving, *home, "--json")
+        assert broken.returncode == 3
+        assert "damaged" in last_json(broken)["audit"]
+        assert paris_node("audit", serving, *home, "--json").returncode == 0
+
+    def test_flipped_byte_at_the_only_provider_is_refused_with_3(
+        self, story: Story, serving: RunKey, tmp_path: Path
+    ) -> None:
+        assert story.end
+        weights = weights_blob(story.homes / "curator", str(story.end.units["cluster-0"].manifest))
+        flip_a_byte(weights)
+        fetched = paris_node(
+            "fetch", serving, "--to", tmp_path / "e", "--home", tmp_path / "home", "--listen", LOOPBACK, "--json"
+        )
+        flip_a_byte(weights)
+        assert fetched.returncode == 3
+        assert last_json(fetched)["error"] == "DigestError"
+        assert not (tmp_path / "e").exists()
+
+
+def largest_blob(home: Path) -> Path:
+    return max((home / "store" / "blobs").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+
+
+def weights_blob(home: Path, manifest: str) -> Path:
+    from paris.node.home import Home
+    from paris.protocol.manifest import Manifest
+
+    store = Home(home).store
+    entry = Manifest.from_bytes(store.get_bytes(manifest, 1 << 22)).entry("diffusion_pytorch_model.safetensors")
+    path = store.path(entry.sha256)
+    assert path
+    return path
+
+
+def flip_a_byte(path: Path) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

@@ -1,0 +1,162 @@
+"""The training child, as a real process: interrupted anywhere, its weights equal an uninterrupted training's bits."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paris.models.presets import PRESETS
+from paris.models.text import open_text_encoder
+from paris.node.jobs import Event, Job, newest_checkpoint
+from paris.registry.clusters import cluster
+from paris.registry.features import open_features, survey
+from paris.registry.recipes import PLANS
+from paris.registry.shards import write_shards
+from paris.registry.sources import open_source, read_samples
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def job(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """An expert's job on the first of two clusters; micro preset."""
+    folder, preset = tmp_path_factory.mktemp("shards"), PRESETS["micro"]
+    text = open_text_encoder("minilm", "all-MiniLM-L6-v2", preset.text_tokens)
+    source = open_source(str(pictures))
+    seen = survey(read_samples(source), open_features("text", text))
+    parts = write_shards(read_samples(source), seen, cluster(seen, 2), folder)
+    recipe = PLANS["micro"].expert.model_dump(mode="json") | {"steps": STEPS, "publish_every": 20}
+    return Job(
+        run="sha256:" + "0" * 64,
+        unit="cluster-0",
+        network=preset.expert,
+        recipe=recipe,
+        shards=tuple(str(folder / name) for name in parts[0].shards),
+        holdout=tuple(str(folder / name) for name in parts[0].holdout),
+        codec={"kind": "pixels", "folder": None},
+        text={**text.identity(), "tokens": preset.text_tokens},
+        start=None,
+        resume=None,
+        evaluate=None,
+        claimed_loss_micro=None,
+        work="",
+        cache=str(folder / "cache"),
+        threads=1,
+    )
+
+
+def start(job: Job) -> subprocess.Popen[bytes]:
+    path = Path(job.work) / "job.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    job.write(path)
+    return subprocess.Popen([sys.executable, "-m", "paris.node.worker", str(path)], stdout=subprocess.PIPE)
+
+
+def events(child: subprocess.Popen[bytes]) -> Iterator[Event]:
+    assert child.stdout
+    yield from (event for line in child.stdout if (event := Event.parse(line)))
+
+
+def run_to_end(job: Job) -> list[Event]:
+    with start(job) as child:
+        told = list(events(child))
+    assert child.returncode == 0, told
+    return told
+
+
+def digest_of(work: Path) -> str:
+    folder = newest_checkpoint(work)
+    assert folder
+    assert folder.name == f"checkpoint-{STEPS}"
+    return hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> str:
+    work = tmp_path_factory.mktemp("uninterrupted")
+    told = run_to_end(replace(job, work=str(work)))
+    assert [event.fields["step"] for event in told if event.kind == "checkpoint"] == [20, 40, 60]
+    return digest_of(work)
+
+
+@pytest.mark.parametrize("at_step", [10, 20, 30, 50])
+def test_sigterm_anywhere_then_resume_is_bit_exact(job: Job, uninterrupted: str, tmp_path: Path, at_step: int) -> None:
+    with start(replace(job, work=str(tmp_path))) as child:
+        for event in events(child):
+            if event.kind == "step" and event.fields["step"] >= at_step:
+                child.send_signal(signal.SIGTERM)
+    assert child.returncode == 0
+    stopped = newest_checkpoint(tmp_path)
+    assert stopped
+    run_to_end(replace(job, work=str(tmp_path), resume=str(stopped)))
+    assert digest_of(tmp_path) == uninterrupted
+
+
+def test_kill_9_then_resume_from_the_last_checkpoint_is_bit_exact(job: Job, uninterrupted: str, tmp_path: Path) -> None:
+    with start(replace(job, work=str(tmp_path))) as child:
+        for event in events(child):
+            if event.kind == "checkpoint" and event.fields["step"] == 40:
+                child.kill()
+    assert child.returncode == -signal.SIGKILL
+    saved = newest_checkpoint(tmp_path)
+    assert saved
+    run_to_end(replace(job, work=str(tmp_path), resume=str(saved)))
+    assert digest_of(tmp_path) == uninterrupted
+
+
+def test_child_ends_when_its_parent_is_killed(job: Job, tmp_path: Path) -> None:
+    """A peer that dies by kill -9 leaves no training process behind."""
+    endless = replace(job, work=str(tmp_path), recipe=job.recipe | {"steps": 10_000_000, "publish_every": 10_000_000})
+    path = tmp_path / "job.json"
+    endless.write(path)
+    code = (
+        "import subprocess, sys; "
+        f"child = subprocess.Popen([sys.executable, '-m', 'paris.node.worker', {str(path)!r}], stdout=sys.stdout); "
+        "child.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        for line in parent.stdout:
+            if (event := Event.parse(line)) and event.kind == "step":
+                parent.kill()
+                break
+        # End of file comes only when the last holder of the pipe, the orphan, has ended.
+        assert b'"stopped"' in parent.stdout.read()
+
+
+def failed(job: Job) -> dict[str, Any]:
+    with start(job) as child:
+        told = list(events(child))
+    assert child.returncode != 0
+    return told[-1].fields
+
+
+def test_checkpoint_worse_than_it_claims_is_refused(job: Job, tmp_path: Path) -> None:
+    run_to_end(replace(job, work=str(tmp_path), recipe=job.recipe | {"steps": 20}))
+    resume = str(tmp_path / "checkpoint-20")
+    error = failed(replace(job, work=str(tmp_path / "next"), resume=resume, claimed_loss_micro=1000))
+    assert error["exit_code"] == 3
+    assert "worse than it claims" in error["what"]
+
+
+def test_other_text_encoder_than_the_genesis_names_is_refused(job: Job, tmp_path: Path) -> None:
+    text = job.text | {"sha256": "sha256:" + "1" * 64}
+    error = failed(replace(job, work=str(tmp_path), text=text, cache=str(tmp_path / "cache")))
+    assert error["exit_code"] == 3
+    assert "not the one of this run" in error["what"]
+
+
+def test_truncated_shard_is_named(job: Job, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(Path(job.shards[0]).read_bytes()[:-3000])
+    error = failed(replace(job, work=str(tmp_path), shards=(str(cut),), cache=str(tmp_path / "cache")))
+    assert "cut.tar" in error["what"]
