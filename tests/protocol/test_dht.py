@@ -143,6 +143,7 @@ def test_what_a_node_cannot_start_with_is_explained(tmp_path, run_async):
             run_async(Swarm.join(*arguments))
 
 
+@pytest.mark.slow
 def test_a_second_live_node_with_the_same_key_is_refused_and_a_successor_is_not(tmp_path, run_async):
     async def scene():
         async with swarm_of(tmp_path, 1) as (first,):

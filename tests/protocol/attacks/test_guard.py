@@ -1,0 +1,91 @@
+"""The guard on what a peer returns, looked at directly: hivemind's search sees what the entries say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import pytest
+from protocol_support import NOW_S, digest_of, make_claim, person, signed
+
+from paris.protocol.records import record_key
+from paris.protocol.transport.guard import Guard
+from paris.protocol.transport.libp2p import DHTID, DictionaryDHTValue, MSGPackSerializer
+from paris.protocol.validation import RecordBook
+
+KEY = DHTID.generate(record_key("claim", digest_of("run"), "cluster-0"))
+EXP = NOW_S + 600
+
+
+@dataclass
+class Found:
+    """As hivemind's ValueWithExpiration."""
+
+    value: object
+    expiration_time: float
+
+
+class Network:
+    """A protocol whose one peer returns what a test wants."""
+
+    def __init__(self, value, expiration) -> None:
+        self.answer = {KEY: (value if value is None else Found(value, expiration), {})}
+        Guard(RecordBook(), clock=lambda: NOW_S).attach(self)
+
+    async def call_find(self, _peer, keys):
+        found = self.answer and {key: self.answer[key] for key in keys}
+        for item, _ in (found or {}).values():
+            if item and not self._validate_dictionary(KEY.to_bytes(), item.value):
+                return None
+        return found
+
+
+def slot(*numbers: int, maxsize=None, junk: bool = False) -> DictionaryDHTValue:
+    value = DictionaryDHTValue(maxsize)
+    value.frozen = True
+    for number in numbers:
+        who = person(number)
+        value.store(who.public_key, MSGPackSerializer.dumps(signed(make_claim(who), who)), EXP)
+    if junk:
+        value.store(b"x", b"y", 1e308)
+    value.latest_expiration_time = math.inf
+    return value
+
+
+def find(run_async, value, expiration=math.inf):
+    async def ask():
+        network = Network(value, expiration)
+        return (await network.call_find(None, [KEY]))[KEY][0]
+
+    return run_async(ask())
+
+
+def test_an_expiration_of_infinity_becomes_that_of_the_entries(run_async):
+    found = find(run_async, slot(1, 2))
+    assert found.expiration_time == EXP
+    assert found.value.latest_expiration_time == EXP
+
+
+@pytest.mark.parametrize("maxsize", [1, -1, "x", math.nan])
+def test_a_bound_set_by_the_peer_evicts_nobody(run_async, maxsize):
+    found = find(run_async, slot(1, 2, 3, maxsize=maxsize))
+    assert found.value.maxsize == math.inf
+    assert len(found.value.data) == 3
+
+
+def test_junk_is_dropped_and_the_rest_kept(run_async):
+    assert set(find(run_async, slot(1, 2, junk=True)).value.data) == {person(1).public_key, person(2).public_key}
+
+
+def test_a_slot_of_nothing_but_junk_is_nothing(run_async):
+    assert find(run_async, slot(junk=True)) is None
+    assert find(run_async, slot()) is None
+    assert find(run_async, None) is None
+
+
+def test_only_so_many_entries_of_one_answer_are_looked_at(run_async, monkeypatch):
+    from paris.protocol.transport import guard
+
+    monkeypatch.setattr(guard, "LIMITS", dataclasses.replace(guard.LIMITS, signers_per_slot=1))
+    assert len(find(run_async, slot(1, 2, 3)).value.data) == 2
