@@ -1,7 +1,8 @@
-"""Does a weights file hold what its config says? Names, shapes, dtypes, finiteness, without running or trusting it."""
+"""Do a stranger's weights and config hold what they should? Names, shapes, dtypes, finiteness; nothing is run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,36 @@ def check_weights(file: Path, config: dict[str, Any], kind: str) -> list[str]:
     return problems
 
 
+def check_config(settings: object, arguments: dict[str, Any], kind: str) -> list[str]:
+    """Return what differs between a config.json and the one an honest export of the network has, a sentence a fault.
+
+    Args:
+        settings: the parsed config.json of a stranger.
+        arguments: keyword arguments of the network that is expected.
+        kind: "expert" or "router".
+    """
+    if not isinstance(settings, dict):
+        return ["config.json holds no JSON object."]
+    try:
+        expected: dict[str, Any] = json.loads(_on_meta(_KINDS[kind], arguments).to_json_string())
+    except (TypeError, ValueError) as error:
+        return [f"The config does not describe a {kind}: {error}."]
+    names = sorted((settings.keys() | expected.keys()) - {"_diffusers_version"})
+    return [
+        f"config.json says {name} is {settings.get(name)!r:.80} where {expected.get(name)!r} is expected."
+        for name in names
+        if name not in settings or name not in expected or settings[name] != expected[name]
+    ]
+
+
 def _expected_shapes(network: type[DiT | Router], config: dict[str, Any]) -> dict[str, torch.Size]:
-    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    return {name: parameter.shape for name, parameter in _on_meta(network, config).state_dict().items()}
+
+
+def _on_meta(network: type[DiT | Router], config: dict[str, Any]) -> DiT | Router:
+    """Build a network without memory for its numbers."""
     with torch.device("meta"):
-        return {name: parameter.shape for name, parameter in network(**arguments).state_dict().items()}
+        return network(**{name: value for name, value in config.items() if not name.startswith("_")})
 
 
 def _faults(name: str, tensor: Tensor, shape: torch.Size) -> list[str]:

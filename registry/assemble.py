@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from paris.models.pipeline import write_index
-from paris.protocol.errors import UnavailableError
+from paris.protocol.errors import UnavailableError, UsageError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
 from paris.registry.atomic import remove_tree, replace_directory, temporary_beside, write_bytes, write_json
@@ -14,6 +14,9 @@ from paris.registry.library import Library, Progress
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
 
 MODEL_FILES = frozenset({"config.json", "diffusion_pytorch_model.safetensors"})
+PIPELINE_PARTS = frozenset(
+    {"model_index.json", "text_encoder.json", "scheduler", "vae", "router", "base", "provenance"}
+)
 
 
 async def fetch_ensemble(
@@ -37,7 +40,9 @@ async def fetch_ensemble(
 
     Raises:
         UnavailableError: a unit has no checkpoint yet, or no peer serves it now; what was fetched is kept.
+        UsageError: `folder` holds something that is no part of an ensemble and would be lost.
     """
+    _refuse_foreign(folder)
     if missing := [unit.unit for unit in resolved.units.values() if not unit.lineage]:
         raise UnavailableError(
             f"the run has no checkpoint of {', '.join(missing)} yet",
@@ -57,6 +62,20 @@ async def fetch_ensemble(
         fetched_bytes += size
     await asyncio.to_thread(_lay_out, library, resolved, manifests, codec, folder)
     return fetched_bytes
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """An earlier ensemble may be replaced; whatever else lies there is somebody's."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", hint="Choose a folder")
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = [name for name in names if name not in PIPELINE_PARTS and not name.startswith("expert_")]
+    if foreign:
+        raise UsageError(
+            f"{folder} holds {foreign[0]}, which would be lost",
+            why="it is no part of an ensemble, and an earlier ensemble is replaced as a whole",
+            hint="Choose a new or empty folder",
+        )
 
 
 async def _fetch(

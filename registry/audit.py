@@ -14,15 +14,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from paris.models.inspect import check_weights
+from paris.models.inspect import check_config, check_weights
 from paris.protocol.errors import ParisError
+from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import Checkpoint, Genesis
 from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-LEVELS = ("nothing", "attested", "consistent")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class UnitAudit:
     """What can be said about one unit.
 
     Attributes:
-        level: The highest level all of whose checks held.
+        level: `nothing`, `attested` or `consistent`: the highest whose checks held; an unfinished unit can have any.
         lineage: One row a segment, oldest first: who, which steps, from which parent, claimed loss.
         not_checked: What a reader might take for checked and is not.
     """
@@ -121,7 +121,7 @@ async def _audit_unit(
     attested = _attested(unit)
     consistent = await _consistent(library, genesis, unit, data, providers) if unit.lineage else ()
     level = "nothing"
-    if unit.lineage and all(check.ok for check in attested):
+    if unit.lineage:
         level = "consistent" if all(check.ok for check in consistent) else "attested"
     lineage = tuple(_row(segment, digest) for segment, digest in zip(unit.lineage, unit.digests, strict=True))
     return UnitAudit(unit.unit, unit.step, unit.target_steps, level, (*attested, *consistent), lineage)
@@ -181,12 +181,19 @@ def _weights_check(library: Library, genesis: Genesis, unit: ResolvedUnit, manif
     """The weights fit the signed architecture and are finite."""
     kind = "router" if unit.unit == "router" else "expert"
     architecture = genesis.model.router if kind == "router" else genesis.model.expert
-    config = json.loads(library.store.verify(manifest.entry("config.json")).read_text())
-    differing = sorted(key for key, value in architecture.items() if config.get(key) != value)
-    problems = [f"config.json differs from the genesis in {', '.join(differing)}"] if differing else []
+    settings = _parsed(library.store.get_bytes(manifest.entry("config.json").sha256, LIMITS.blob_bytes))
+    problems = check_config(settings, architecture, kind)
     problems += check_weights(library.store.verify(manifest.entry(WEIGHTS)), architecture, kind)
     detail = problems[0] if problems else "names, shapes and types as the genesis asks; every number finite"
     return Check("weights", ok=not problems, detail=detail)
+
+
+def _parsed(config: bytes) -> object:
+    """What a stranger's config.json says; None where it is no JSON at all."""
+    try:
+        return json.loads(config)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _row(segment: Checkpoint, digest: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import json
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def text_identity() -> dict[str, str]:
 def _exported(unit: str, seed: int) -> tuple[tuple[str, bytes], ...]:
     """config.json and weights of a network whose every parameter is random, as a contributor exports them."""
     network = Router(**ROUTER) if unit == "router" else DiT(**PRESET.expert)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(zlib.crc32(unit.encode()) + seed)
     weights = {name: torch.randn(p.shape, generator=generator) * 0.05 for name, p in network.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder), network, weights)
