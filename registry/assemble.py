@@ -9,7 +9,14 @@ from paris.models.pipeline import write_index
 from paris.protocol.errors import UnavailableError, UsageError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
-from paris.registry.atomic import remove_tree, replace_directory, temporary_beside, write_bytes, write_json
+from paris.registry.atomic import (
+    explained_disk_errors,
+    remove_tree,
+    replace_directory,
+    temporary_beside,
+    write_bytes,
+    write_json,
+)
 from paris.registry.library import Library, Progress
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
 
@@ -41,6 +48,7 @@ async def fetch_ensemble(
     Raises:
         UnavailableError: a unit has no checkpoint yet, or no peer serves it now; what was fetched is kept.
         UsageError: `folder` holds something that is no part of an ensemble and would be lost.
+        ResourceError: the disk is full.
     """
     _refuse_foreign(folder)
     if missing := [unit.unit for unit in resolved.units.values() if not unit.lineage]:
@@ -101,7 +109,8 @@ def _lay_out(
         if codec:
             store.checkout(codec, staging / "vae")
         text = genesis.text.model_dump(mode="json")
-        write_index(staging, len(genesis.clusters), genesis.codec.kind, text, scheduler=True)
+        with explained_disk_errors(folder):
+            write_index(staging, len(genesis.clusters), genesis.codec.kind, text, scheduler=True)
         _write_provenance(library, resolved, staging / "provenance")
         replace_directory(staging, folder)
     finally:
