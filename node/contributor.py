@@ -66,13 +66,13 @@ class Contributor:
         upkeep = asyncio.create_task(self._upkeep())
         try:
             while not self._stopping.is_set():
+                if upkeep.done():
+                    upkeep.result()
                 survey = await self._survey()
                 match self._decide(survey):
                     case Complete():
-                        self._report("complete", units=len(survey.units))
-                        if leave_when_complete:
+                        if await self._finished(survey, leave_when_complete):
                             return
-                        await self._stopping.wait()
                     case Wait(seconds=seconds, reason=reason):
                         self._wait_for(reason)
                         await self._pause(min(seconds, self._period_s))
@@ -87,6 +87,23 @@ class Contributor:
             upkeep.cancel()
             with suppress(asyncio.CancelledError):
                 await upkeep
+
+    async def _finished(self, survey: Survey, leave_when_complete: bool) -> bool:
+        """Serve on until told to stop; or leave as soon as nothing would be lost with this node."""
+        if self._reason != "complete":
+            self._report("complete", units=len(survey.units))
+        self._reason = "complete"
+        if not leave_when_complete:
+            await self._stopping.wait()
+            return True
+        await self._pause(self._period_s)
+        return self._copied(survey)
+
+    def _copied(self, survey: Survey) -> bool:
+        """Whether somebody else, if there is anybody, holds everything this node trained last."""
+        me = self._peer.peer_id
+        mine = [unit for unit in survey.units.values() if unit.holders[-1:] == (me,)]
+        return not set(survey.peers) - {me} or all(set(unit.providers) - {me} for unit in mine)
 
     def _decide(self, survey: Survey) -> Any:
         if not self._trains:
