@@ -55,7 +55,7 @@ def check_config(settings: object, arguments: dict[str, Any], kind: str) -> list
         expected: dict[str, Any] = json.loads(_on_meta(_KINDS[kind], arguments).to_json_string())
     except (TypeError, ValueError) as error:
         return [f"The config does not describe a {kind}: {error}."]
-    names = sorted((settings.keys() | expected.keys()) - {"_diffusers_version"})
+    names = sorted(n for n in settings.keys() | expected.keys() if n == "_class_name" or not n.startswith("_"))
     return [
         f"config.json says {name} is {settings.get(name)!r:.80} where {expected.get(name)!r} is expected."
         for name in names

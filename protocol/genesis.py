@@ -14,6 +14,7 @@ from paris.protocol.schema import Count, Decimal, Digest, Extensible, Payload, P
 
 Positive = Annotated[int, Field(ge=1, le=LIMITS.integer)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
+Copies = Annotated[int, Field(ge=1, le=64)]
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS.name_chars)]
 
 
@@ -175,7 +176,7 @@ class Genesis(Extensible):
     data: Data
     clusters: tuple[Cluster, ...] = Field(min_length=1, max_length=4096)
     lease: Lease
-    replicas: Annotated[int, Field(ge=1, le=64)]
+    replicas: Copies
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -8,12 +8,17 @@ from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError
+from paris.models.inspect import check_config, check_weights
+from paris.models.networks import read_config
 from paris.models.presets import PRESETS, Preset
 from paris.models.text import TextEncoder, open_text_encoder
 from paris.protocol import envelope
-from paris.protocol.errors import ResourceError, UsageError
+from paris.protocol.errors import RecordError, ResourceError, UsageError
+from paris.protocol.genesis import Admission, Codec, Copies, Lease, RunName, Start
 from paris.protocol.identity import Identity
 from paris.protocol.records import Genesis
+from paris.protocol.schema import Payload
 from paris.registry.clusters import cluster
 from paris.registry.features import open_features, survey
 from paris.registry.recipes import PLANS, Plan
@@ -82,21 +87,21 @@ def create_run(
     whole.
 
     Raises:
-        UsageError: no preset of this name, too few samples for so many clusters.
+        UsageError: a choice is impossible (said before the data are read), or too few samples for so many clusters.
         ResourceError: the disk is full, or the text encoder is not installed.
     """
     preset = PRESETS[choices.preset]
+    rules = _rules(choices, preset, store)
     text = _open_text(preset)
     shards, total, features, rejects = _shard_data(source, choices, text, work, progress)
     data = store.add_tree(work, shard_names(shards))
     genesis = Genesis.parse(
         {
-            "name": choices.name,
+            **rules.model_dump(mode="json"),
             "version": 1,
             "prev": None,
             "created": now_s,
             "curators": {"keys": [curator.peer_id], "threshold": 1},
-            "admission": {"policy": "list" if choices.admitted else "open", "keys": list(choices.admitted)},
             "model": {
                 "preset": preset.name,
                 "expert": preset.expert,
@@ -106,9 +111,7 @@ def create_run(
                 "expert": choices.plan.expert.model_dump(mode="json"),
                 "router": choices.plan.router.model_dump(mode="json"),
             },
-            "codec": {"kind": preset.codec, "manifest": _codec_manifest(preset, store)},
             "text": {**text.identity(), "sha256": _digest(text.identity()["sha256"]), "tokens": preset.text_tokens},
-            "start": _start(choices, store),
             "data": {
                 "name": source.name,
                 "license": source.license,
@@ -119,16 +122,37 @@ def create_run(
                 "holdout_samples": total - sum(c.samples for c in shards),
             },
             "clusters": [asdict(c) for c in shards],
-            "lease": {
-                "life_s": choices.plan.life_s,
-                "settle_s": choices.plan.settle_s,
-                "progress_s": choices.plan.progress_s,
-            },
-            "replicas": choices.plan.replicas,
         }
     )
     run = store.put_bytes(envelope.sign("genesis", genesis, curator))
     return Created(RunKey(run), genesis, rejects)
+
+
+class _Rules(Payload):
+    """The part of a genesis that needs no data, so that what is wrong with it shows before hours of clustering."""
+
+    name: RunName
+    admission: Admission
+    codec: Codec
+    start: Start
+    lease: Lease
+    replicas: Copies
+
+
+def _rules(choices: Choices, preset: Preset, store: Store) -> _Rules:
+    plan = choices.plan
+    fields = {
+        "name": choices.name,
+        "admission": {"policy": "list" if choices.admitted else "open", "keys": list(choices.admitted)},
+        "codec": {"kind": preset.codec, "manifest": _codec_manifest(preset, store)},
+        "start": _start(choices, preset, store),
+        "lease": {"life_s": plan.life_s, "settle_s": plan.settle_s, "progress_s": plan.progress_s},
+        "replicas": plan.replicas,
+    }
+    try:
+        return _Rules.parse(fields)
+    except RecordError as error:
+        raise UsageError("this run cannot be made as asked", error.why, "Correct what is named there") from error
 
 
 def _shard_data(
@@ -160,7 +184,7 @@ def _codec_manifest(preset: Preset, store: Store) -> str | None:
     return _packaged(PACKAGED_CODEC, store)
 
 
-def _start(choices: Choices, store: Store) -> dict[str, object]:
+def _start(choices: Choices, preset: Preset, store: Store) -> dict[str, object]:
     """Where experts begin. A start given as weights is stored and named by digest, so that every lineage shows it."""
     if choices.start == "scratch":
         return {"kind": "scratch", "manifest": None, "note": ""}
@@ -168,15 +192,34 @@ def _start(choices: Choices, store: Store) -> dict[str, object]:
         note = (
             "packaged base: one small model trained on all training pictures of sample:emoji, see scripts/train_base.py"
         )
-        return {"kind": "checkpoint", "manifest": _packaged(PACKAGED_START, store), "note": note}
+        with as_file(files("paris.models") / "weights" / PACKAGED_START) as folder:
+            _refuse_other_networks(folder, preset)
+            return {"kind": "checkpoint", "manifest": _packaged(PACKAGED_START, store), "note": note}
     folder = Path(choices.start)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise UsageError(
             f"{choices.start!r} is no start",
             why="it is neither 'scratch' nor 'base' nor a folder with config.json and weights",
             hint="Give a folder that `save_pretrained` or a checkpoint export wrote.",
         )
-    return {"kind": "checkpoint", "manifest": store.add_tree(folder).digest, "note": f"weights from {folder.name}"}
+    _refuse_other_networks(folder, preset)
+    manifest = store.add_tree(folder, [CONFIG, WEIGHTS])
+    return {"kind": "checkpoint", "manifest": manifest.digest, "note": f"weights from {folder.name}"}
+
+
+def _refuse_other_networks(folder: Path, preset: Preset) -> None:
+    """A start that does not fit would be signed for ever and stop every contributor."""
+    try:
+        problems = check_config(read_config(folder), preset.expert, "expert")
+    except CheckpointError as error:
+        problems = [str(error)]
+    problems += check_weights(folder / WEIGHTS, preset.expert, "expert")
+    if problems:
+        raise UsageError(
+            f"the weights in {folder} are no start for the preset {preset.name}",
+            why=problems[0],
+            hint="Choose the preset they were trained with, or --start scratch.",
+        )
 
 
 def _packaged(name: str, store: Store) -> str:
