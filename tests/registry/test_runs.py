@@ -56,7 +56,8 @@ def source(tmp_path) -> WebdatasetSource:
 
 @pytest.fixture
 def choices() -> Choices:
-    return Choices.default("two things", 2, "micro")
+    """Clustered by pixels where it does not matter, because encoding captions takes a second."""
+    return replace(Choices.default("two things", 2, "micro"), features="pixels")
 
 
 def created(source, choices, folder, curator=CURATOR, now_s=NOW_S, progress=lambda *_: None) -> Created:
@@ -118,6 +119,7 @@ def test_every_rule_is_part_of_the_runs_name(source, choices, tmp_path):
     plan = choices.plan
     changed = [
         replace(choices, name="other"),
+        replace(choices, features="text+pixels"),
         replace(choices, admitted=(ANN.peer_id,)),
         replace(choices, plan=replace(plan, replicas=3)),
         replace(choices, plan=replace(plan, life_s=901)),
@@ -137,13 +139,14 @@ def test_all_data_lie_in_the_store_by_the_digests_the_genesis_names(source, choi
     assert store.missing(manifest) == ()
 
 
-def test_every_sample_is_counted_once(source, choices, tmp_path):
-    run = created(source, choices, tmp_path)
+@pytest.mark.parametrize("features", ["text", "pixels", "text+pixels"])
+def test_every_sample_is_counted_once(source, choices, tmp_path, features):
+    run = created(source, replace(choices, features=features), tmp_path)
     data, clusters = run.genesis.data, run.genesis.clusters
     assert data.samples + data.holdout_samples == 48
     assert data.samples == sum(cluster.samples for cluster in clusters)
     assert data.holdout_samples == sum(cluster.holdout_samples for cluster in clusters) > 0
-    assert (data.name, data.license, data.split_key, data.features) == ("things", "CC0-1.0", "thing", "text")
+    assert (data.name, data.license, data.split_key, data.features) == ("things", "CC0-1.0", "thing", features)
     assert {"strawberry", "racing"} <= {word for cluster in clusters for word in cluster.words}
 
 
@@ -233,7 +236,7 @@ def test_the_packaged_base_is_for_its_own_preset_only(choices, tmp_path):
 
 
 def test_the_packaged_base_and_autoencoder_reach_the_store(source, tmp_path):
-    run = created(source, Choices.default("tiny things", 2, "tiny"), tmp_path)
+    run = created(source, replace(Choices.default("tiny things", 2, "tiny"), features="pixels"), tmp_path)
     genesis, store = run.genesis, Store(tmp_path / "store")
     assert genesis.start.kind == "checkpoint"
     assert "packaged base" in genesis.start.note
@@ -249,6 +252,7 @@ def test_the_packaged_base_and_autoencoder_reach_the_store(source, tmp_path):
 
 
 def test_an_unknown_preset_names_the_known_ones():
+    assert Choices.default("x", 2, "micro").features == "text"
     with pytest.raises(UsageError, match="no preset 'huge'") as caught:
         Choices.default("x", 2, "huge")
     assert all(preset in caught.value.hint for preset in PLANS)
