@@ -7,6 +7,7 @@ UTF-8 unescaped.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, NoReturn
 
 from paris.protocol.errors import EnvelopeError
@@ -58,8 +59,7 @@ def loads(data: bytes, limit_bytes: int) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise EnvelopeError(f"the JSON key {twice[:80]!r} stands twice in one object", "two readers could disagree")
     return result
 

@@ -80,3 +80,10 @@ def test_the_bounds_themselves_are_allowed():
 def test_what_may_not_be_signed_is_not_written(value):
     with pytest.raises(EnvelopeError):
         strict_json.dumps(value)
+
+
+def test_a_big_object_with_its_last_key_repeated_is_refused_without_comparing_every_pair_of_keys():
+    """Found late in 4 MiB; comparing all pairs took an hour, which would stop a node with one blob."""
+    data = b"{" + b"".join(b'"%d":1,' % number for number in range(350_000)) + b'"x":1,"x":2}'
+    with pytest.raises(EnvelopeError, match="'x' stands twice"):
+        strict_json.loads(data, LIMITS.blob_bytes)
