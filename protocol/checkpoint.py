@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from paris.protocol import envelope
@@ -23,7 +32,18 @@ BUILDER_PREFIX = "urn:libp2p:"
 
 _MOMENT = TypeAdapter(AwareDatetime)
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Timestamp = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+
+
+def _real(text: str) -> str:
+    _MOMENT.validate_python(text)
+    return text
+
+
+Timestamp = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"),
+    AfterValidator(_real),
+]
 
 
 class _Spec(Payload):
@@ -44,6 +64,16 @@ class Descriptor(_Spec):
     name: Text
     digest: DigestSet | None = None
     annotations: dict[str, JsonValue] | None = None
+
+
+def _each_once(items: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
+    if len({item.name for item in items}) != len(items):
+        raise ValueError("a name stands twice, so two readers could follow different ones")
+    return items
+
+
+Named = Annotated[tuple[Descriptor, ...], AfterValidator(_each_once)]
+"""Descriptors that are found by name."""
 
 
 class Parameters(Payload):
@@ -69,7 +99,7 @@ class BuildDefinition(_Spec):
     build_type: Literal["urn:paris-node:training-segment:v1"] = BUILD_TYPE
     external_parameters: Parameters
     internal_parameters: dict[str, JsonValue] = Field(default_factory=dict)
-    resolved_dependencies: tuple[Descriptor, ...] = Field(max_length=4096)
+    resolved_dependencies: Named = Field(max_length=4096)
 
 
 class Builder(_Spec):
@@ -92,7 +122,7 @@ class RunDetails(_Spec):
 
     builder: Builder
     metadata: Metadata
-    byproducts: tuple[Descriptor, ...] = Field(default=(), max_length=64)
+    byproducts: Named = Field(default=(), max_length=64)
 
 
 class Predicate(_Spec):

@@ -197,6 +197,10 @@ def test_somebody_elses_checkpoint_cannot_be_signed():
         ('"fence":1', '"fence":1,"bonus":2'),
         ("cluster-0@10", "x" * 2000),
         ("2027-01-15T08:00:00Z", "yesterday"),
+        ("2027-01-15T08:00:00Z", "2027-02-30T08:00:00Z"),
+        ("2027-01-15T08:00:00Z", "2027-01-15T25:00:00Z"),
+        ("2027-01-15T08:00:00Z", "\u0662\u0660\u0662\u0667-01-15T08:00:00Z"),
+        ('"name":"holdout"', '"name":"loss"'),
     ],
 )
 def test_a_statement_of_another_kind(old, new):
@@ -206,3 +210,18 @@ def test_a_statement_of_another_kind(old, new):
     assert old in text
     with pytest.raises(RecordError, match="checkpoint is not valid"):
         Checkpoint.parse(json.loads(text.replace(old, new)))
+
+
+def test_two_parents_of_one_checkpoint():
+    """One reader would follow the first, another the second."""
+    fields = make_checkpoint(person(1), parent=digest_of("a"), from_step=5).model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+    dependencies = fields["predicate"]["buildDefinition"]["resolvedDependencies"]
+    second = {"name": "parent", "digest": {"sha256": digest_of("b").removeprefix("sha256:")}}
+    for extra in (second, {"name": "parent"}):
+        dependencies.insert(0, extra)
+        with pytest.raises(RecordError, match="two readers"):
+            Checkpoint.parse(fields)
+        dependencies.pop(0)
+    assert Checkpoint.parse(fields).parent == digest_of("a")
