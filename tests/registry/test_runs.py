@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import pytest
 from network_simulator import ANN, BEN, CURATOR, EVE, NOW_S, exported, spoiled
-from registry_support import member_pair, tar_bytes
+from registry_support import member_pair, picture, tar_bytes
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.protocol.digests import sha256_of
@@ -30,12 +30,12 @@ TINY_START = files("paris.models") / "weights" / "base"
 
 
 def members(count: int = 24, broken: int = 0) -> list[tuple[str, bytes]]:
-    good = [
-        member
-        for number in range(count)
-        for colour, caption in THINGS.items()
-        for member in member_pair(f"{colour}-{number:03d}", f"{caption}, number {number}", thing=f"{colour}{number}")
-    ]
+    good = []
+    for number in range(count):
+        for colour, caption in THINGS.items():
+            fields = {"caption": f"{caption}, number {number}", "thing": f"{colour}{number}"}
+            key = f"{colour}-{number:03d}"
+            good += [(f"{key}.json", json.dumps(fields).encode()), (f"{key}.png", picture(colour))]
     return good + [member for number in range(broken) for member in member_pair(f"broken-{number}", None)]
 
 
@@ -330,7 +330,7 @@ def test_the_same_command_finds_its_work_again(choices, tmp_path):
     others = [
         work_folder(tmp_path, "other", choices),
         work_folder(tmp_path, "sample:emoji", replace(choices, clusters=3)),
-        work_folder(tmp_path, "sample:emoji", replace(choices, features="pixels")),
+        work_folder(tmp_path, "sample:emoji", replace(choices, features="text")),
     ]
     assert len({folder, *others}) == 4
 
