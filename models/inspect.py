@@ -15,6 +15,7 @@ from paris.models.router import Router
 
 _KINDS: dict[str, type[DiT | Router]] = {"expert": DiT, "router": Router}
 ACCEPTED_DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
+HEADER_BYTES = 2**20
 
 
 def check_weights(file: Path, config: dict[str, Any], kind: str) -> list[str]:
@@ -61,6 +62,16 @@ def check_config(settings: object, arguments: dict[str, Any], kind: str) -> list
         for name in names
         if name not in settings or name not in expected or settings[name] != expected[name]
     ]
+
+
+def largest_bytes(arguments: dict[str, Any], kind: str) -> int:
+    """Return how large a weights file of a network can be, in the widest accepted dtype and with a long header.
+
+    Raises:
+        TypeError, ValueError: no network has these arguments.
+    """
+    shapes = _expected_shapes(_KINDS[kind], arguments).values()
+    return HEADER_BYTES + sum(shape.numel() for shape in shapes) * max(dtype.itemsize for dtype in ACCEPTED_DTYPES)
 
 
 def _expected_shapes(network: type[DiT | Router], config: dict[str, Any]) -> dict[str, torch.Size]:

@@ -19,8 +19,8 @@ from paris.registry.atomic import (
 )
 from paris.registry.library import Library, Progress
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
+from paris.registry.weights import model_files
 
-MODEL_FILES = frozenset({"config.json", "diffusion_pytorch_model.safetensors"})
 PIPELINE_PARTS = frozenset(
     {"model_index.json", "text_encoder.json", "scheduler", "vae", "router", "base", "provenance"}
 )
@@ -47,6 +47,7 @@ async def fetch_ensemble(
 
     Raises:
         UnavailableError: a unit has no checkpoint yet, or no peer serves it now; what was fetched is kept.
+        RecordError: a checkpoint lacks its weights, or names files larger than its network can need.
         UsageError: `folder` holds something that is no part of an ensemble and would be lost.
         ResourceError: the disk is full.
     """
@@ -60,14 +61,14 @@ async def fetch_ensemble(
     fetched_bytes = 0
     manifests: dict[str, Manifest] = {}
     for unit in resolved.units.values():
-        manifests[unit.unit], size = await _fetch(
-            library, str(unit.manifest), (*unit.providers, *providers), progress, MODEL_FILES
-        )
-        fetched_bytes += size
+        serving = (*unit.providers, *providers)
+        manifest = await library.manifest(str(unit.manifest), serving)
+        manifests[unit.unit] = model_files(manifest, resolved.genesis, unit.unit)
+        fetched_bytes += await library.files(manifests[unit.unit].files, serving, progress)
     codec = None
     if resolved.genesis.codec.manifest:
-        codec, size = await _fetch(library, resolved.genesis.codec.manifest, providers, progress)
-        fetched_bytes += size
+        codec = await library.manifest(resolved.genesis.codec.manifest, providers)
+        fetched_bytes += await library.files(codec.files, providers, progress)
     await asyncio.to_thread(_lay_out, library, resolved, manifests, codec, folder)
     return fetched_bytes
 
@@ -84,18 +85,6 @@ def _refuse_foreign(folder: Path) -> None:
             why="it is no part of an ensemble, and an earlier ensemble is replaced as a whole",
             hint="Choose a new or empty folder",
         )
-
-
-async def _fetch(
-    library: Library,
-    digest: str,
-    providers: tuple[str, ...],
-    progress: Progress | None,
-    names: frozenset[str] | None = None,
-) -> tuple[Manifest, int]:
-    manifest = await library.manifest(digest, providers)
-    wanted = manifest if names is None else manifest.select(lambda entry: entry.name in names)
-    return wanted, await library.files(wanted.files, providers, progress)
 
 
 def _lay_out(

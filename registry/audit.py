@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.inspect import check_config, check_weights
 from paris.protocol.errors import ParisError
 from paris.protocol.limits import LIMITS
@@ -21,8 +22,7 @@ from paris.protocol.manifest import Manifest
 from paris.protocol.records import Checkpoint, Genesis
 from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from paris.registry.weights import model_files, network_of
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ async def _consistent(
     checks = [_data_check(genesis, unit, data), _start_check(genesis, unit)]
     try:
         manifest = await library.manifest(newest.manifest, (*unit.providers, *providers))
-        wanted = manifest.select(lambda entry: not entry.name.startswith("state."))
+        wanted = model_files(manifest, genesis, unit.unit)
         await library.files(wanted.files, (*unit.providers, *providers))
         for entry in wanted.files:
             await asyncio.to_thread(library.store.verify, entry)
         size = f"{len(wanted.files)} files, {wanted.size_bytes:,} bytes, every digest as signed"
         checks.append(Check("files", ok=True, detail=size))
-        checks.append(await asyncio.to_thread(_weights_check, library, genesis, unit, manifest))
+        checks.append(await asyncio.to_thread(_weights_check, library, genesis, unit, wanted))
     except ParisError as error:
         checks.append(Check("files", ok=False, detail=str(error)))
     return tuple(checks)
@@ -179,9 +179,9 @@ def _start_check(genesis: Genesis, unit: ResolvedUnit) -> Check:
 
 def _weights_check(library: Library, genesis: Genesis, unit: ResolvedUnit, manifest: Manifest) -> Check:
     """The weights fit the signed architecture and are finite."""
-    kind = "router" if unit.unit == "router" else "expert"
-    architecture = genesis.model.router if kind == "router" else genesis.model.expert
-    settings = _parsed(library.store.get_bytes(manifest.entry("config.json").sha256, LIMITS.blob_bytes))
+    kind, signed = network_of(genesis, unit.unit)
+    architecture = dict(signed)
+    settings = _parsed(library.store.get_bytes(manifest.entry(CONFIG).sha256, LIMITS.blob_bytes))
     problems = check_config(settings, architecture, kind)
     problems += check_weights(library.store.verify(manifest.entry(WEIGHTS)), architecture, kind)
     detail = problems[0] if problems else "names, shapes and types as the genesis asks; every number finite"

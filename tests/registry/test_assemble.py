@@ -13,7 +13,7 @@ from test_store import flip_a_byte
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.pipeline import ParisPipeline
 from paris.protocol.digests import sha256_of
-from paris.protocol.errors import DigestError, ResourceError, UnavailableError, UsageError
+from paris.protocol.errors import DigestError, RecordError, ResourceError, UnavailableError, UsageError
 from paris.protocol.lineage import chain
 from paris.protocol.manifest import Manifest, describe
 from paris.protocol.records import open_genesis
@@ -172,6 +172,17 @@ def test_weights_that_nobody_serves_leave_no_folder_and_keep_what_came(library, 
     assert not folder.exists()
     trained.serve(ANN, data)
     assert assembled(library, folder) == lost.size
+
+
+def test_a_checkpoint_that_would_fill_the_disk_is_refused_unfetched(library, network, folder):
+    network.train(["cluster-0", "router"])
+    bloated = exported("cluster-1")[WEIGHTS] + b"\0" * (5 * 2**20)
+    network.publish(EVE, "cluster-1", TARGET, files={**exported("cluster-1"), WEIGHTS: bloated})
+    with pytest.raises(RecordError, match="of cluster-1 is too large") as caught:
+        assembled(library, folder)
+    assert caught.value.exit_code == 3
+    assert sha256_of(bloated) not in network.transfers
+    assert not folder.exists()
 
 
 # What goes wrong on the way must not cost the earlier folder.

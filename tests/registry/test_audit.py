@@ -24,11 +24,12 @@ from test_store import flip_a_byte
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.inspect import check_config
 from paris.protocol.digests import sha256_of
-from paris.protocol.errors import UnavailableError
+from paris.protocol.errors import RecordError, UnavailableError
 from paris.protocol.manifest import Manifest, describe
 from paris.registry.audit import Audit, UnitAudit, audit
 from paris.registry.library import Library
 from paris.registry.resolve import resolve
+from paris.registry.weights import model_files
 
 UNIT = "cluster-0"
 TENSOR = "patch_in.weight"
@@ -264,16 +265,24 @@ def test_another_architecture_in_the_config(library, others_trained, changes, sa
     assert said in failures(library)["weights"]
 
 
-@pytest.mark.parametrize("config", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"1e999", b'"text"'])
+@pytest.mark.parametrize("config", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 10_000, b"1e999", b'"text"'])
 def test_a_config_that_is_no_config(library, others_trained, config):
     others_trained.publish(EVE, UNIT, TARGET, files={**exported(UNIT), CONFIG: config})
     assert failures(library)["weights"] == "config.json holds no JSON object."
 
 
-def test_a_config_that_is_too_big_to_read(library, others_trained):
-    config = b" " * (5 * 2**20) + exported(UNIT)[CONFIG]
-    others_trained.publish(EVE, UNIT, TARGET, files={**exported(UNIT), CONFIG: config})
-    assert "too large" in failures(library)["files"]
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_file_too_large_for_its_network_is_not_even_fetched(library, others_trained, name):
+    bloated = exported(UNIT)[name] + b" " * (5 * 2**20)
+    others_trained.publish(EVE, UNIT, TARGET, files={**exported(UNIT), name: bloated})
+    assert f"{name} of {UNIT} is too large" in failures(library)["files"]
+    assert sha256_of(bloated) not in others_trained.transfers
+
+
+def test_files_nobody_asked_for_are_not_fetched(library, others_trained):
+    others_trained.publish(ANN, UNIT, TARGET, files={**exported(UNIT), "films.zip": b"a gift"})
+    assert audited(library).ok
+    assert sha256_of(b"a gift") not in others_trained.transfers
 
 
 def test_another_version_of_diffusers_is_no_fault(library, others_trained):
@@ -283,6 +292,11 @@ def test_another_version_of_diffusers_is_no_fault(library, others_trained):
 
 
 def test_a_genesis_with_an_impossible_architecture_is_said_and_does_not_crash():
+    network = NetworkSimulator(model={"preset": "micro", "expert": {**PRESET.expert, "heads": 7}, "router": {}})
+    manifest = Manifest.from_bytes(network.bytes_of(network.serve_tree(EVE, exported(UNIT))))
+    for unit in ("cluster-0", "router"):
+        with pytest.raises(RecordError, match="that can be built"):
+            model_files(manifest, network.genesis, unit)
     assert "does not describe a expert" in check_config({}, {**PRESET.expert, "heads": 7}, "expert")[0]
     assert "does not describe a router" in check_config({}, {"colour": "red"}, "router")[0]
 
