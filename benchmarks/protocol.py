@@ -1,0 +1,266 @@
+"""Signatures, validation, the DHT with eight peers, and blobs between two processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks.measure import Row, compare
+from benchmarks.peer import BARE
+from paris.protocol import envelope
+from paris.protocol.digests import sha256_of
+from paris.protocol.identity import Identity
+from paris.protocol.manifest import describe
+from paris.protocol.records import Claim, record_key
+from paris.protocol.transport.daemon import meet, start_daemon, stop_daemon
+from paris.protocol.transport.dht import REPLICAS, Swarm
+from paris.protocol.transport.fetch import fetch_file
+from paris.protocol.transport.libp2p import DHTNode, PeerID
+from paris.protocol.validation import RecordBook, check_record
+
+RUN = sha256_of(b"a run for the benchmark")
+ROOT = Path(__file__).parent.parent
+READ_BYTES = 256 * 2**10
+
+
+def run(*, quick: bool) -> list[Row]:
+    """Measure everything of this module."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [
+            *signatures(records=20 if quick else 400, repeats=1 if quick else 7),
+            *dht(Path(folder), peers=2 if quick else 8, records=2 if quick else 25, repeats=1 if quick else 5),
+            *transfer(Path(folder), size_bytes=(5 if quick else 256) * 2**20, repeats=1 if quick else 7),
+        ]
+
+
+def signatures(records: int, repeats: int) -> list[Row]:
+    """DSSE envelopes and the validator against nothing but Ed25519 over the same number of bytes."""
+    people = [_person(number) for number in range(16)]
+    now_s = int(time.time())
+    claims = [_claim(people[number % 16], now_s, number) for number in range(records)]
+    signed = [envelope.sign("claim", claim, people[number % 16]) for number, claim in enumerate(claims)]
+    key = Ed25519PrivateKey.from_private_bytes(people[0].seed)
+    public, proofs = key.public_key(), [key.sign(data) for data in signed]
+
+    def bare_verify() -> None:
+        for data, proof in zip(signed, proofs, strict=True):
+            public.verify(proof, data)
+
+    def validate() -> None:
+        book = RecordBook()
+        for data in signed:
+            book.offer(check_record(data, now_s, book.admissions), now_s)
+
+    shared: dict[str, Any] = {"work": records, "unit": "records", "repeats": repeats}
+    return [
+        compare(
+            "sign a claim",
+            lambda: [envelope.sign("claim", claim, people[number % 16]) for number, claim in enumerate(claims)],
+            lambda: [key.sign(data) for data in signed],
+            against="Ed25519 sign alone",
+            **shared,
+        ),
+        compare(
+            "verify a claim's envelope",
+            lambda: [envelope.verify(data, "claim") for data in signed],
+            bare_verify,
+            against="Ed25519 verify alone",
+            **shared,
+        ),
+        compare(
+            "validate a claim (form, times, signature, memory)",
+            validate,
+            lambda: (bare_verify(), [json.loads(data) for data in signed]),
+            against="Ed25519 verify and json.loads",
+            **shared,
+        ),
+    ]
+
+
+def dht(folder: Path, peers: int, records: int, repeats: int) -> list[Row]:
+    """Store and get through our validator, beside bare hivemind nodes of the same number, replicas and value size."""
+    rows = []
+    with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
+        swarms = stack.enter_context(_kept(runner, _swarms(folder, peers)))
+        nodes = stack.enter_context(_kept(runner, _bare_nodes(peers)))
+        writer, reader = _person(0), swarms[-1]
+        seqs = iter(range(1, 1_000_000))
+        value = envelope.sign("claim", _claim(writer, int(time.time()), 0), writer)
+
+        async def publish() -> None:
+            for number in range(records):
+                claim = _claim(writer, int(time.time()), next(seqs), f"cluster-{number}")
+                await swarms[0].publish(envelope.sign("claim", claim, writer))
+
+        async def bare_store() -> None:
+            expires_s = time.time() + 600 + next(seqs)
+            for number in range(records):
+                assert await nodes[0].store(_slot(number), value, expires_s, subkey=b"writer")
+                assert await nodes[0].get(_slot(number), latest=True)
+
+        async def read() -> None:
+            for number in range(records):
+                assert await reader.records("claim", RUN, f"cluster-{number}")
+
+        async def bare_read() -> None:
+            for number in range(records):
+                assert await nodes[-1].get(_slot(number), latest=True)
+
+        note = f"{peers} peers, {REPLICAS} replicas, loopback, one process; {records} slots a call"
+        shared: dict[str, Any] = {"work": records, "unit": "records", "repeats": repeats, "note": note}
+        rows.append(
+            compare(
+                "publish a record (sign, store, read back)",
+                lambda: runner.run(publish()),
+                lambda: runner.run(bare_store()),
+                against="bare hivemind store, then get(latest)",
+                **shared,
+            )
+        )
+        rows.append(
+            compare(
+                "read a slot's records",
+                lambda: runner.run(read()),
+                lambda: runner.run(bare_read()),
+                against="bare hivemind get(latest)",
+                **shared,
+            )
+        )
+    return rows
+
+
+def transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
+    """A file through `fetch_file`, verified and on disk, beside a bare stream of the same bytes."""
+    content = os.urandom(size_bytes)
+    served, fetched = folder / "served", folder / "fetched"
+    served.write_bytes(content)
+    entry = describe("weights.safetensors", [content])
+    del content
+    with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
+        addrs = stack.enter_context(_blob_server(served))
+        (client,) = stack.enter_context(_kept(runner, _swarms(folder, 1, addrs)))
+        provider = addrs[0].rpartition("/")[2]
+
+        def ours() -> None:
+            fetched.unlink(missing_ok=True)
+            runner.run(fetch_file(client, entry, [provider], fetched))
+
+        def bare() -> None:
+            assert runner.run(_bare_fetch(client, provider, None))[0] == size_bytes
+
+        def bare_kept() -> None:
+            fetched.unlink(missing_ok=True)
+            assert runner.run(_bare_fetch(client, provider, fetched))[1] == entry.sha256
+
+        shared: dict[str, Any] = {"work": size_bytes / 1e6, "unit": "MB", "repeats": repeats}
+        return [
+            compare(
+                "fetch a file: every piece verified, on disk, fsync",
+                ours,
+                bare,
+                against="bare hivemind stream, bytes thrown away",
+                target=0.8,
+                note="two processes on loopback, one p2pd each",
+                **shared,
+            ),
+            compare(
+                "fetch a file: every piece verified, on disk, fsync",
+                ours,
+                bare_kept,
+                against="bare hivemind stream, hashed and written as it comes, fsync",
+                **shared,
+            ),
+        ]
+
+
+async def _bare_fetch(client: Swarm, provider: str, keep: Path | None) -> tuple[int, str]:
+    """Read a bare stream to its end: bytes and, where they are kept, their digest."""
+    _, reader, writer = await client.p2p.call_binary_stream_handler(PeerID.from_base58(provider), BARE)
+    count, digest = 0, hashlib.sha256()
+    with keep.open("wb") if keep else contextlib.nullcontext() as file:
+        while block := await reader.read(READ_BYTES):
+            count += len(block)
+            if file:
+                digest.update(block)
+                file.write(block)
+        if file:
+            file.flush()
+            os.fsync(file.fileno())
+    writer.close()
+    return count, f"sha256:{digest.hexdigest()}"
+
+
+@contextlib.contextmanager
+def _blob_server(file: Path) -> Iterator[list[str]]:
+    command = [sys.executable, "-m", "benchmarks.peer", str(file)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        yield json.loads(process.stdout.readline())
+        process.communicate()
+
+
+@contextlib.contextmanager
+def _kept(runner: asyncio.Runner, made: contextlib.AbstractAsyncContextManager[list[Any]]) -> Iterator[list[Any]]:
+    """Hold an asynchronous context open between the runs of a runner."""
+    value = runner.run(made.__aenter__())
+    try:
+        yield value
+    finally:
+        runner.run(made.__aexit__(None, None, None))
+
+
+@contextlib.asynccontextmanager
+async def _swarms(folder: Path, count: int, bootstrap: list[str] | None = None) -> AsyncIterator[list[Swarm]]:
+    async with contextlib.AsyncExitStack() as stack:
+        swarms: list[Swarm] = []
+        for number in range(count):
+            key = folder / f"{number}.key"
+            key.write_bytes(_person(number).to_libp2p())
+            known = bootstrap or (swarms[0].addrs if swarms else [])
+            swarms.append(await stack.enter_async_context(await Swarm.join(key, known)))
+        yield swarms
+
+
+@contextlib.asynccontextmanager
+async def _bare_nodes(count: int) -> AsyncIterator[list[DHTNode]]:
+    """hivemind as it comes, on daemons with the same settings as ours."""
+    nodes: list[DHTNode] = []
+    first: list[str] = []
+    try:
+        for _ in range(count):
+            p2p = await start_daemon(None)
+            known = await meet(p2p, first)
+            nodes.append(await DHTNode.create(p2p=p2p, initial_peers=known or None, num_replicas=REPLICAS))
+            first = first or [str(address) for address in await p2p.get_visible_maddrs()]
+        yield nodes
+    finally:
+        for node in nodes:
+            await node.shutdown()
+            await stop_daemon(node.p2p)
+
+
+def _person(number: int) -> Identity:
+    return Identity.from_seed(f"benchmark {number}".encode().ljust(32))
+
+
+def _claim(who: Identity, now_s: int, seq: int, unit: str = "") -> Claim:
+    life_s = 600 + seq
+    return Claim(
+        run=RUN, unit=unit or f"cluster-{seq}", signer=who.peer_id, seq=seq, iat=now_s, exp=now_s + life_s, step=0
+    )
+
+
+def _slot(number: int) -> str:
+    return record_key("claim", RUN, f"bare-{number}")
