@@ -32,12 +32,19 @@ def errors_to_exit_codes(*, as_json: bool = False) -> Iterator[None]:
     except ParisError as error:
         if as_json:
             emit({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
-        err.print(f"[bold red]{error.what}[/]", markup=True)
+        err.print(error.what, style="bold red", markup=False)
         if error.why:
             err.print(f"  why:  {error.why}", markup=False)
         if error.hint:
             err.print(f"  next: {error.hint}", markup=False)
         raise typer.Exit(error.exit_code) from None
+    except ValueError as error:
+        if not type(error).__module__.startswith("paris.models"):
+            raise
+        if as_json:
+            emit({"error": type(error).__name__, "message": str(error), "exit_code": ParisError.exit_code})
+        err.print(str(error), style="bold red", markup=False)
+        raise typer.Exit(ParisError.exit_code) from None
     except KeyboardInterrupt:
         err.print("stopped; whatever was complete is kept")
         raise typer.Exit(1) from None

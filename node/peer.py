@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from paris.node.home import Home
 from paris.node.settings import Settings
@@ -18,6 +20,7 @@ from paris.protocol.manifest import FileEntry
 from paris.protocol.records import Record
 from paris.protocol.transport import blobs, fetch
 from paris.protocol.transport.dht import Swarm
+from paris.registry.atomic import write_bytes
 from paris.registry.library import Library, Progress
 
 log = logging.getLogger(__name__)
@@ -63,40 +66,60 @@ class Peer:
 
 @asynccontextmanager
 async def open_peer(settings: Settings, bootstrap: Sequence[str], *, serve: bool = True) -> AsyncIterator[Peer]:
-    """Join the network with the key in `settings.home`; leave it when the block ends.
+    """Join the network, and leave it when the block ends.
 
     Args:
         settings: Home, listening address, extra bootstrap peers.
         bootstrap: Peers that came with the run key.
-        serve: Answer blob requests and hold records for others; False makes a client that only asks.
+        serve: Under the home's own name, answer requests and hold records for others. False makes a client that only
+            asks, under a passing name, so that it may run beside a node of the same home.
 
     Raises:
+        UsageError: another live node answers to this name.
         BootstrapError: a client was given peers and none answered; a serving node goes on alone and says so.
     """
     home = Home(settings.home)
-    identity = home.identity()
     known = tuple(dict.fromkeys((*bootstrap, *settings.peers)))
-    swarm = await Swarm.join(
-        home.identity_path,
-        bootstrap=known,
-        listen=settings.listen,
-        announce=settings.announce,
-        client_mode=not serve,
-    )
-    try:
-        if swarm.warnings and not serve:
-            raise BootstrapError(
-                f"none of the {len(known)} known peers answered",
-                why="they may be off, or this machine has no way to them: " + ", ".join(known),
-                hint="Ask for a fresh run key, or give a peer with --peer /ip4/…/tcp/…/p2p/…",
-            )
-        for warning in swarm.warnings:
-            log.warning("%s", warning)
-        if serve:
-            await blobs.serve(swarm, home.store)
-        yield Peer(home, identity, swarm, Library(home.store, SwarmNetwork(swarm)))
-    finally:
-        await swarm.close()
+    with _name(home, lasting=serve) as (identity, identity_path):
+        swarm = await Swarm.join(
+            identity_path,
+            bootstrap=known,
+            listen=settings.listen,
+            announce=settings.announce,
+            client_mode=not serve,
+            alone_with_key=serve,
+        )
+        try:
+            _look_at(swarm, known, serve)
+            if serve:
+                await blobs.serve(swarm, home.store)
+            yield Peer(home, identity, swarm, Library(home.store, SwarmNetwork(swarm)))
+        finally:
+            await swarm.close()
+
+
+@contextmanager
+def _name(home: Home, *, lasting: bool) -> Iterator[tuple[Identity, Path]]:
+    """The home's key, or one that nobody will see again."""
+    if lasting:
+        yield home.identity(), home.identity_path
+        return
+    identity = Identity.from_seed(secrets.token_bytes(32))
+    with TemporaryDirectory(prefix="paris-") as folder:
+        path = Path(folder) / "identity.key"
+        write_bytes(path, identity.to_libp2p(), mode=0o600)
+        yield identity, path
+
+
+def _look_at(swarm: Swarm, known: tuple[str, ...], serve: bool) -> None:
+    if swarm.warnings and not serve:
+        raise BootstrapError(
+            f"none of the {len(known)} known peers answered",
+            why="they may be off, or this machine has no way to them: " + ", ".join(known),
+            hint="Ask for a fresh run key, or give a peer with --peer /ip4/…/tcp/…/p2p/…",
+        )
+    for warning in swarm.warnings:
+        log.warning("%s", warning)
 
 
 def now_s() -> int:

@@ -117,6 +117,7 @@ async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: f
     """Show the run as the network tells it, kill one contributor half-way, and wait until every unit is complete."""
     settings = Settings.load(home=out / "homes" / "observer", listen=LOOPBACK)
     victim: NodeProcess | None = None
+    said = ""
     async with open_peer(settings, key.peers, serve=False) as peer:
         genesis = await load_genesis(peer.library, key.run)
         with Live(console=err, refresh_per_second=2, transient=not err.is_terminal) as live:
@@ -125,6 +126,9 @@ async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: f
                 table = rows(resolved, claims, names)
                 if err.is_terminal:
                     live.update(units_table(f"{genesis.name}, {len(names)} peers", table))
+                elif (line := _progress_line(table)) != said:
+                    said = line
+                    err.print(line, markup=False)
                 if victim is None and (victim := _half_way(table, nodes)):
                     victim.kill()
                     live.console.print(f"[bold red]killed {victim.name}[/] with SIGKILL, half-way through its unit")
@@ -137,6 +141,11 @@ async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: f
     raise ParisError(
         "the demo did not end in time", why=f"this machine is busy, or something hangs: see {out / 'logs'}"
     )
+
+
+def _progress_line(table: Rows) -> str:
+    """Where a live table cannot be shown: what is published, in one line, so that a log stays short."""
+    return "published: " + ", ".join(f"{row['unit']} {row['published_step']}/{row['target']}" for row in table)
 
 
 def _half_way(table: Rows, nodes: list[NodeProcess]) -> NodeProcess | None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +18,18 @@ import pytest
 from node_support import LOOPBACK, last_json, paris_node
 
 from paris.node.demo.processes import NodeProcess
+from paris.node.home import Home
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.node.survey import look, rows
-from paris.registry.resolve import ResolvedRun, load_genesis
+from paris.protocol import strict_json
+from paris.protocol.envelope import sign
+from paris.protocol.errors import SignatureError
+from paris.protocol.identity import Identity, public_key_of
+from paris.protocol.manifest import Manifest
+from paris.protocol.records import Tip, record_key
+from paris.protocol.validation import check_record
+from paris.registry.resolve import ResolvedRun, ResolvedUnit, load_genesis
 from paris.registry.runkey import RunKey
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -212,15 +226,92 @@ class TestAStranger:
         assert last_json(fetched)["error"] == "DigestError"
         assert not (tmp_path / "e").exists()
 
+    def test_attacker_without_validator_changes_nothing_a_stranger_sees(
+        self, story: Story, serving: RunKey, tmp_path: Path
+    ) -> None:
+        """Plain records with a later expiry at every slot, and a forged tip in the name of whoever trained it."""
+        assert story.end
+        unit = story.end.units["cluster-0"]
+        with attacker(serving, [*plain_wipes(story), forged_tip(story, unit)]) as answers:
+            assert answers
+            assert not any(accepted for answer in answers for peer in answer for accepted in peer)
+            audited = paris_node("audit", serving, "--home", tmp_path / "h", "--listen", LOOPBACK, "--json")
+        assert audited.returncode == 0, audited.stderr
+        assert last_json(audited)["audit"] == "ok"
+
+    def test_wrong_genesis_signature_is_refused_with_3(self, story: Story, tmp_path: Path) -> None:
+        """The run key is right, and the bytes are what the key names: only nobody signed them."""
+        store = Home(story.homes / "curator").store
+        envelope = json.loads(store.get_bytes(story.key.run, 1 << 22))
+        signature = bytearray(base64.b64decode(envelope["signatures"][0]["sig"]))
+        signature[10] ^= 1
+        envelope["signatures"][0]["sig"] = base64.b64encode(signature).decode()
+        forged = Home(tmp_path).store.put_bytes(strict_json.dumps(envelope))
+        started = paris_node("start", RunKey(forged), "--home", tmp_path, "--listen", LOOPBACK, "--json")
+        assert started.returncode == 3
+        assert last_json(started)["error"] == "SignatureError"
+
+    def test_forged_record_and_lying_statement_are_refused_with_3(self, story: Story) -> None:
+        """What the attacker's records meet, as the errors a command would exit with."""
+        assert story.end
+        forged = bytes.fromhex(forged_tip(story, story.end.units["cluster-0"])["value"])
+        with pytest.raises(SignatureError) as refused:
+            check_record(forged, time.time(), {})
+        assert refused.value.exit_code == 3
+
+
+ATTACKER = Path(__file__).parent.parent / "protocol" / "peers" / "attacker.py"
+
+
+@contextmanager
+def attacker(key: RunKey, entries: list[dict[str, Any]]) -> Iterator[list[Any]]:
+    """A hostile DHT node in its own process; yields what the honest nodes answered to each store."""
+    with subprocess.Popen(
+        [sys.executable, str(ATTACKER), key.peers[0]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(entries).encode() + b"\n")
+        process.stdin.flush()
+        yield json.loads(process.stdout.readline())
+        process.stdin.close()
+
+
+def plain_wipes(story: Story) -> list[dict[str, Any]]:
+    """A plain (subkey-less) record for every slot, expiring a day after anything honest."""
+    slots = [
+        ("peer", ""),
+        *((kind, unit) for kind in ("tip", "claim") for unit in ("cluster-0", "cluster-1", "router")),
+    ]
+    later = time.time() + 3 * 86400
+    return [
+        {"key": record_key(kind, story.key.run, slot), "value": b"gone".hex(), "expiration": later}
+        for kind, slot in slots
+    ]
+
+
+def forged_tip(story: Story, unit: ResolvedUnit) -> dict[str, Any]:
+    """A tip in the trainer's name with more steps, signed by somebody else whose keyid claims to be the trainer."""
+    now, trainer = int(time.time()), unit.holders[-1]
+    tip = Tip(
+        run=story.key.run, signer=trainer, seq=now + 1000, iat=now, exp=now + 3600, unit=unit.unit,
+        checkpoint=str(unit.checkpoint), manifest=str(unit.manifest), step=unit.step, loss_micro=1,
+    )  # fmt: skip
+    envelope = json.loads(sign("tip", tip, Identity.from_seed(b"m" * 32)))
+    envelope["signatures"][0]["keyid"] = trainer
+    return {
+        "key": record_key("tip", story.key.run, unit.unit),
+        "subkey": public_key_of(trainer).hex(),
+        "value": strict_json.dumps(envelope).hex(),
+        "expiration": now + 3600,
+    }
+
 
 def largest_blob(home: Path) -> Path:
     return max((home / "store" / "blobs").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
 
 
 def weights_blob(home: Path, manifest: str) -> Path:
-    from paris.node.home import Home
-    from paris.protocol.manifest import Manifest
-
     store = Home(home).store
     entry = Manifest.from_bytes(store.get_bytes(manifest, 1 << 22)).entry("diffusion_pytorch_model.safetensors")
     path = store.path(entry.sha256)
