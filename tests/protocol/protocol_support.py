@@ -67,8 +67,11 @@ def make_claim(who: Identity, **changes) -> Claim:
 
 
 def make_peer(who: Identity, **changes) -> Peer:
-    fields = {"run": digest_of("run"), "seq": 1, "iat": NOW_S, "exp": NOW_S + 600, "addrs": (), "agent": "paris-node/0"}
-    return Peer(signer=who.peer_id, abilities=(), **(fields | changes))
+    fields = {
+        "run": digest_of("run"), "seq": 1, "iat": NOW_S, "exp": NOW_S + 600, "addrs": (), "agent": "paris-node/0",
+        "abilities": (),
+    }  # fmt: skip
+    return Peer(signer=who.peer_id, **(fields | changes))
 
 
 def make_tip(who: Identity, **changes) -> Tip:
