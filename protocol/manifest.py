@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from paris.protocol import strict_json
 from paris.protocol.digests import sha256_of
@@ -55,6 +55,10 @@ class FileEntry(Payload):
 
 
 class _Wire(Payload):
+    """The canonical JSON form of a manifest."""
+
+    model_config = ConfigDict(title="Manifest")
+
     v: Literal[1] = 1
     files: tuple[FileEntry, ...] = Field(max_length=LIMITS.manifest_files)
 

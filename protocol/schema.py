@@ -53,7 +53,7 @@ class Payload(BaseModel):
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "as a whole"
             raise RecordError(
-                f"this {cls.__name__.lower()} is not valid",
+                f"this {cls.model_config.get('title', cls.__name__).lower()} is not valid",
                 f"{where}: {first['msg']}",
                 "it was written by another version, or by somebody hostile",
             ) from error
