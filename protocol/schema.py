@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from paris.protocol import digests, strict_json
 from paris.protocol.errors import RecordError, SignatureError
@@ -23,7 +32,11 @@ def _peer_id(text: str) -> str:
 
 Digest = Annotated[str, StringConstraints(pattern=digests.PATTERN.replace(r"\Z", "$"), max_length=71)]
 """`sha256:<64 hex>`."""
-PeerId = Annotated[str, AfterValidator(_peer_id)]
+PeerId = Annotated[
+    str,
+    AfterValidator(_peer_id),
+    WithJsonSchema({"type": "string", "pattern": "^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$"}),
+]
 """An Ed25519 libp2p peer id."""
 Decimal = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,18})?$")]
 """A non-negative decimal number as text, because floats are not exact."""
@@ -53,7 +66,7 @@ class Payload(BaseModel):
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "as a whole"
             raise RecordError(
-                f"this {cls.model_config.get('title', cls.__name__).lower()} is not valid",
+                f"this {(cls.model_config.get('title') or cls.__name__).lower()} is not valid",
                 f"{where}: {first['msg']}",
                 "it was written by another version, or by somebody hostile",
             ) from error

@@ -1,0 +1,113 @@
+"""The schemas are the models', and say the same as the code wherever a schema can say it."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_schemas import FOLDER, MODELS, schemas
+from schema_reader import problems
+from vector_reader import data_of, load
+
+from paris.protocol.errors import RecordError
+
+SCHEMAS = {kind: json.loads((FOLDER / f"{kind}.json").read_bytes()) for kind in MODELS}
+VALID = {name: vector for name, vector in load("valid").items() if vector["kind"] in MODELS}
+SPEC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+BEYOND_A_SCHEMA = {
+    "checkpoint-named-twice", "checkpoint-no-such-day", "checkpoint-no-training", "genesis-base-without-recipe",
+    "genesis-clusters-unordered", "genesis-codec-without-manifest", "genesis-curator-twice", "genesis-first-with-prev",
+    "genesis-lease-settles-late", "genesis-pixels-with-manifest", "genesis-start-without-manifest",
+    "genesis-threshold-high", "genesis-version-without-prev",
+}  # fmt: skip
+
+
+def fits(kind: str, payload) -> bool:
+    return not problems(payload, SCHEMAS[kind], SCHEMAS[kind])
+
+
+def test_the_committed_schemas_are_those_of_the_code():
+    committed = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    assert committed == schemas(), "if the change is meant: python tests/protocol/make_schemas.py"
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_a_valid_vector_fits_its_schema(name):
+    kind, payload = VALID[name]["kind"], VALID[name]["payload"]
+    assert problems(payload, SCHEMAS[kind], SCHEMAS[kind]) == []
+    assert MODELS[kind].parse(payload)
+
+
+def refused_payloads():
+    for name, vector in load("invalid").items():
+        enveloped = vector["kind"] in MODELS and name.startswith(vector["kind"]) and vector["error"] == "RecordError"
+        if enveloped and vector["kind"] != "manifest":
+            yield name, vector["kind"], json.loads(base64.b64decode(json.loads(data_of(vector))["payload"]))
+
+
+@pytest.mark.parametrize(("name", "kind", "payload"), [*refused_payloads()])
+def test_an_invalid_payload_breaks_its_schema_or_a_rule_beyond_it(name, kind, payload):
+    timely = re.search("life|expired|future", name)
+    assert fits(kind, payload) == (name in BEYOND_A_SCHEMA or bool(timely and kind != "genesis"))
+
+
+def places(value, path=()):
+    """Every place in a JSON value, as the keys that lead there."""
+    yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from places(child, (*path, key))
+
+
+ODD = st.sampled_from(
+    [None, True, False, -1, 0, 1, 2, 2**53, "", "x", "0", "1.5", "1.", "base", "cluster-1", "sha256:" + "0" * 64,
+     "sha256:" + "0" * 64 + "\n", "0" * 64, "2027-01-15T08:00:00Z", "list", "fp32", "x" * 1025, [], {}, ["x"], {"x": 1}]
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(VALID)), st.data())
+def test_what_the_code_accepts_the_schema_accepts(name, data):
+    """Change one place of a valid payload, drop it, or add a field beside it; code and schema must not contradict."""
+    kind, payload = VALID[name]["kind"], copy.deepcopy(VALID[name]["payload"])
+    path = data.draw(st.sampled_from([path for path in places(payload) if path]))
+    parent = payload
+    for key in path[:-1]:
+        parent = parent[key]
+    if data.draw(st.booleans()):
+        parent[path[-1]] = data.draw(ODD)
+    elif isinstance(parent, list) or data.draw(st.booleans()):
+        del parent[path[-1]]
+    else:
+        parent["surprise"] = data.draw(ODD)
+    refusal = ""
+    try:
+        MODELS[kind].parse(payload)
+    except RecordError as error:
+        refusal = str(error)
+    if not refusal:
+        assert fits(kind, payload), f"only the schema refuses {path}"
+    elif "Value error" not in refusal and "datetime" not in refusal:
+        assert not fits(kind, payload), f"only the code refuses {path}: {refusal}"
+
+
+def test_the_reader_of_schemas_passes_over_nothing():
+    with pytest.raises(ValueError, match="does not know"):
+        problems({}, {"oneOf": []}, {})
+    assert problems(True, {"type": "integer"}, {})
+    assert problems(True, {"const": 1}, {})
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_specification_names_every_field(kind):
+    definitions = [SCHEMAS[kind], *SCHEMAS[kind].get("$defs", {}).values()]
+    fields = {field for definition in definitions for field in definition.get("properties", {})}
+    quoted = {word for quote in re.findall(r"`([^`]+)`", SPEC) for word in re.findall(r"[A-Za-z_0-9]+", quote)}
+    in_toto = {"_type", "predicateType", "predicate", "buildDefinition", "runDetails", "internalParameters"}
+    assert fields - quoted - in_toto == set()
