@@ -10,10 +10,11 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from paris.protocol import envelope
 from paris.protocol.errors import RecordError, SignatureError
 from paris.protocol.limits import LIMITS
-from paris.protocol.schema import Count, Decimal, Digest, Extensible, Payload, PeerId, Text
+from paris.protocol.schema import Count, Decimal, Digest, Extensible, One, Payload, PeerId, Text
 
 Positive = Annotated[int, Field(ge=1, le=LIMITS.integer)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
+Zero = Annotated[int, Field(ge=0, le=0)]
 Copies = Annotated[int, Field(ge=1, le=64)]
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS.name_chars)]
 
@@ -51,7 +52,7 @@ class Model(Payload):
     expert: dict[str, JsonValue]
     router: dict[str, JsonValue]
     path: Literal["linear"] = "linear"
-    t_data: Literal[0] = 0
+    t_data: Zero = 0
     target: Literal["noise-data"] = "noise-data"
 
 
@@ -160,8 +161,8 @@ class Lease(Payload):
 class Genesis(Extensible):
     """A run. See the module's docstring and docs/protocol.md."""
 
-    v: Literal[1] = 1
-    protocol: Literal[1] = 1
+    v: One = 1
+    protocol: One = 1
     name: RunName
     version: Positive
     prev: Digest | None = None

@@ -9,7 +9,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -17,7 +17,7 @@ from paris.protocol import strict_json
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import RecordError
 from paris.protocol.limits import LIMITS
-from paris.protocol.schema import Count, Digest, Payload
+from paris.protocol.schema import Count, Digest, One, Payload
 
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -59,7 +59,7 @@ class _Wire(Payload):
 
     model_config = ConfigDict(title="Manifest")
 
-    v: Literal[1] = 1
+    v: One = 1
     files: tuple[FileEntry, ...] = Field(max_length=LIMITS.manifest_files)
 
     @model_validator(mode="after")

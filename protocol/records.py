@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from paris.protocol.checkpoint import Checkpoint, open_checkpoint, statement
 from paris.protocol.digests import hex_of
 from paris.protocol.errors import RecordError
 from paris.protocol.genesis import Genesis, Recipe, open_genesis
-from paris.protocol.schema import Count, Digest, Extensible, PeerId, Text, Unit
+from paris.protocol.schema import Count, Digest, Extensible, One, PeerId, Text, Unit
 
 __all__ = [
     "RECORD_KINDS",
@@ -47,7 +47,7 @@ class Record(Extensible):
     """
 
     kind: ClassVar[str]
-    v: Literal[1] = 1
+    v: One = 1
     run: Digest
     signer: PeerId
     seq: Count

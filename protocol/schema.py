@@ -42,6 +42,8 @@ Decimal = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,11})(\.[0-
 """A non-negative decimal number as text, because floats are not exact."""
 Unit = Annotated[str, StringConstraints(pattern=r"^(base|router|cluster-(0|[1-9][0-9]{0,3}))$")]
 """What one peer trains: `base`, `cluster-0` .. or `router`."""
+One = Annotated[int, Field(ge=1, le=1)]
+"""The integer 1. `Literal[1]` would take `true` for it."""
 Count = Annotated[int, Field(ge=0, le=LIMITS.integer)]
 """A non-negative integer: a count, a step, or UNIX seconds."""
 Text = Annotated[str, StringConstraints(max_length=1024)]

@@ -165,6 +165,7 @@ def records() -> Iterator[Broken]:
     cases = {
         "unknown-field": ({"bonus": 1}, "It has an unknown field outside ext."),
         "version": ({"v": 2}, "Its version is not 1."),
+        "version-boolean": ({"v": True}, "Its version is a boolean, not 1."),
         "seq-negative": ({"seq": -1}, "Its sequence number is negative."),
         "seq-text": ({"seq": "1"}, "Its sequence number is text."),
         "seq-boolean": ({"seq": True}, "Its sequence number is a boolean."),

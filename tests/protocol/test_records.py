@@ -61,8 +61,8 @@ def test_any_payload_is_a_claim_or_refused_by_name(payload):
 @pytest.mark.parametrize(
     "change",
     [
-        {"unknown": 1}, {"v": 2}, {"seq": -1}, {"seq": "1"}, {"seq": True}, {"run": "x"}, {"unit": "cluster-01"},
-        {"unit": "../x"}, {"unit": "cluster-99999"}, {"signer": "me"}, {"parent": "sha256:0"},
+        {"unknown": 1}, {"v": 2}, {"v": True}, {"seq": -1}, {"seq": "1"}, {"seq": True}, {"run": "x"},
+        {"unit": "cluster-01"}, {"unit": "../x"}, {"unit": "cluster-99999"}, {"signer": "me"}, {"parent": "sha256:0"},
         {"run": digest_of("x") + "\n"},
     ],
 )  # fmt: skip
@@ -125,6 +125,8 @@ def test_a_base_is_one_more_unit():
         {"name": "../../etc"},
         {"replicas": 0},
         {"protocol": 2},
+        {"protocol": True},
+        {"model": genesis_fields()["model"] | {"t_data": False}},
     ],
 )
 def test_a_genesis_that_contradicts_itself(change):
@@ -225,3 +227,16 @@ def test_two_parents_of_one_checkpoint():
             Checkpoint.parse(fields)
         dependencies.pop(0)
     assert Checkpoint.parse(fields).parent == digest_of("a")
+
+
+def test_what_a_contributor_claims_to_have_measured_is_read_where_it_makes_sense_and_left_out_elsewhere():
+    made = make_checkpoint(person(1)).model_dump(mode="json", by_alias=True, exclude_none=True)
+    byproducts = made["predicate"]["runDetails"]["byproducts"]
+    odd = [[1, 2], [3], "x", {"step": 1}, [4, None], [5, "6"], 7, [8, 9, 10], [11, 12]]
+    byproducts[0]["annotations"] = {"points": odd}
+    byproducts[1]["annotations"] = {"loss_micro": "low"}
+    checkpoint = Checkpoint.parse(made)
+    assert checkpoint.loss_trace_micro == ((1, 2), (11, 12))
+    assert checkpoint.holdout_loss_micro is None
+    byproducts[0]["annotations"] = {"points": "none"}
+    assert Checkpoint.parse(made).loss_trace_micro == ()
