@@ -185,3 +185,16 @@ def test_in_any_order_of_arrival_the_newest_stays_and_the_memory_never_goes_back
             with pytest.raises(RecordError):
                 book.offer(offered, NOW_S)
         assert book.newest(offered.key, person(1).peer_id).record.seq == highest
+
+
+def test_a_record_after_the_expired_one_of_the_same_signer_takes_its_place_and_its_room():
+    book = RecordBook()
+    old = received(seq=9, exp=NOW_S + 10)
+    book.offer(old, NOW_S)
+    for number in range(2, LIMITS.signers_per_slot + 1):
+        book.offer(received(number), NOW_S)
+    new = received(seq=1, exp=NOW_S + 600, now_s=NOW_S + 10)
+    book.offer(new, NOW_S + 10)
+    assert book.newest(new.key, person(1).peer_id) == new
+    with pytest.raises(RecordError, match="no room"):
+        book.offer(received(99), NOW_S + 10)
