@@ -74,4 +74,4 @@ def _keep(path: Path, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -88,11 +88,16 @@ def compare(
     unit: str = "calls",
     target: float | None = None,
     note: str = "",
+    before: Work = lambda: None,
 ) -> Row:
-    """Time two callables in turns, after one untimed call of each; every other pair starts with the reference."""
+    """Time two callables in turns, after one untimed call of each; every other pair starts with the reference.
+
+    `before` is called before every call, untimed.
+    """
     taken: dict[Work, list[float]] = {ours: [], reference: []}
     for number in range(repeats + 1):
         for do in (ours, reference) if number % 2 else (reference, ours):
+            before()
             gc.collect()
             start_s = time.perf_counter()
             do()

@@ -164,7 +164,7 @@ class _Job:
             self.active -= 1
             self.changed.set()
 
-    def _keep(self, data: bytearray, piece: int, peer_id: str) -> None:
+    def _keep(self, data: memoryview, piece: int, peer_id: str) -> None:
         digests.check(data, self.entry.pieces[piece], f"piece {piece} of {self.entry.name} from {peer_id}")
         _write(self.descriptor, data, self.entry.span(piece)[0])
 
@@ -212,8 +212,7 @@ def _pieces_present(descriptor: int, entry: FileEntry) -> set[int]:
     return present
 
 
-def _write(descriptor: int, data: bytearray, offset: int) -> None:
-    view = memoryview(data)
+def _write(descriptor: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written

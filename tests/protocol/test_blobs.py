@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 from protocol_support import FileSource, digest_of, person, swarm_of
 
+from paris.protocol import strict_json
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import DigestError, NetworkError, ResourceError, UnavailableError
 from paris.protocol.limits import LIMITS
@@ -158,6 +160,25 @@ def test_one_peer_cannot_take_all_streams(tmp_path, blobs, run_async):
             assert await fetch_blob(other, sha256_of(SMALL), [server.peer_id]) == SMALL
             for stream in streams:
                 await stream.__aexit__()
+
+    run_async(scene())
+
+
+def test_a_peer_that_leaves_in_the_middle_of_an_answer_gives_its_streams_back(tmp_path, blobs, run_async):
+    async def scene():
+        async with swarm_of(tmp_path, 1, 2) as (server, client):
+            await serve(server, blobs)
+            request = strict_json.dumps({"digest": sha256_of(LARGE), "length": len(LARGE), "offset": 0})
+            for _ in range(8):
+                reader, writer = await client.stream(server.peer_id, PROTOCOL)
+                writer.write(len(request).to_bytes(4, "big") + request)
+                await reader.readexactly(9 + 2**20)
+                writer.transport.abort()
+            async with asyncio.timeout(30):
+                while True:
+                    with contextlib.suppress(UnavailableError):
+                        assert await fetch_blob(client, sha256_of(SMALL), [server.peer_id]) == SMALL
+                        break
 
     run_async(scene())
 
