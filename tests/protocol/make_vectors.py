@@ -12,6 +12,7 @@ from pathlib import Path
 
 from broken import everything
 from protocol_support import NOW_S, digest_of, genesis_fields, make_checkpoint, make_claim, make_peer, make_tip, person
+from rule_vectors import rules
 
 from paris.protocol import envelope
 from paris.protocol.digests import sha256_of
@@ -140,7 +141,7 @@ def keys() -> Iterator[tuple[str, dict]]:
 
 def vectors() -> dict[str, bytes]:
     """Content of every vector file by its name relative to the folder."""
-    files: dict[str, dict] = {}
+    files: dict[str, dict] = {f"rules/{name}.json": vector for name, vector in rules().items()}
     for group in (genesis, records, checkpoints, manifests, keys):
         files |= {f"valid/{name}.json": vector for name, vector in group()}
     for case in everything():
