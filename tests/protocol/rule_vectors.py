@@ -28,9 +28,9 @@ def orders() -> Iterator[tuple[str, dict]]:
     cases = {
         "order-fresh": ("Nobody made progress: the lowest hash.", 0, None, [(n, 0) for n in range(1, 9)], ()),
         "order-later": ("The hash depends on the checkpoint.", 20, checkpoint, [(n, 20) for n in range(1, 9)], ()),
-        "order-behind": ("A claim that is behind loses.", 20, checkpoint, [(1, 0), (2, 0), (3, 20)], ()),
+        "order-behind": ("A claim that is behind loses.", 20, checkpoint, [(1, 20), (2, 0), (3, 0)], ()),
         "order-boast": ("A step nobody evaluated does not count.", 20, checkpoint, [(1, 10**9), (2, 20)], ()),
-        "order-progress": ("Progress beats everything.", 20, checkpoint, [(1, 20), (2, 20), (3, 0)], (3,)),
+        "order-progress": ("Progress beats everything.", 20, checkpoint, [(1, 0), (2, 20), (3, 20)], (1,)),
     }  # fmt: skip
     for name, (why, step, digest, claims, progressed) in cases.items():
         made = tuple(make_claim(person(n), unit="cluster-1", step=claimed) for n, claimed in claims)
