@@ -23,6 +23,11 @@ _PEER_ID_PREFIX = bytes([0x00, 0x24, 0x08, 0x01, 0x12, 0x20])
 # protobuf PrivateKey{type: Ed25519, data: 32 bytes seed + 32 bytes public key}
 _PRIVATE_PREFIX = bytes([0x08, 0x01, 0x12, 0x40])
 
+_PRIME = 2**255 - 19
+_ORDER_8_Y = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+# The y of every point whose order divides 8: under such a key, signatures verify that nobody's secret made.
+_WEAK_Y = frozenset({0, 1, _PRIME - 1, _ORDER_8_Y, _PRIME - _ORDER_8_Y})
+
 
 @dataclass(frozen=True, repr=False)
 class Identity:
@@ -112,7 +117,7 @@ def public_key_of(peer_id: str) -> bytes:
     """The 32 public bytes a peer id holds.
 
     Raises:
-        SignatureError: `peer_id` is no Ed25519 peer id in its one canonical spelling.
+        SignatureError: `peer_id` is no Ed25519 peer id in its one canonical spelling, or anybody could sign under it.
     """
     wrong = SignatureError(f"{peer_id[:80]!r} is no Ed25519 peer id", "it should read 12D3KooW and 44 more characters")
     if len(peer_id) != _PEER_ID_CHARS or any(char not in _BASE58 for char in peer_id):
@@ -127,4 +132,7 @@ def public_key_of(peer_id: str) -> bytes:
     public_key = data[len(_PEER_ID_PREFIX) :]
     if not data.startswith(_PEER_ID_PREFIX) or peer_id_of(public_key) != peer_id:
         raise wrong
+    y = int.from_bytes(public_key, "little") % 2**255
+    if y >= _PRIME or y in _WEAK_Y:
+        raise SignatureError(f"{peer_id} names a weak key", "anybody could sign under this name", "make a new key")
     return public_key

@@ -21,6 +21,7 @@ from protocol_support import (
 from securesystemslib.dsse import Envelope
 
 from paris.protocol import envelope, strict_json
+from paris.protocol.identity import peer_id_of
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import describe
 
@@ -137,6 +138,11 @@ def envelopes() -> Iterator[Broken]:
     yield Broken("envelope-keyid-name", proof, "The keyid is no peer id.", signatures({"keyid": "admin"}))
     rsa = signatures({"keyid": "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"})
     yield Broken("envelope-keyid-rsa", proof, "The keyid is the peer id of an RSA key.", rsa)
+    neutral = {"keyid": peer_id_of(bytes([1]) + bytes(31)), "sig": base64.b64encode(bytes([1]) + bytes(63)).decode()}
+    why = "The key is the curve's neutral point, under which one signature fits every message."
+    nobodys = strict_json.dumps(CLAIM | {"signer": neutral["keyid"]})
+    weak = spelled(payload=base64.b64encode(nobodys).decode(), signatures=[neutral])
+    yield Broken("envelope-keyid-weak", proof, why, weak)
     one_bad = spelled(signatures=pair)
     yield Broken("envelope-one-bad", proof, "One of two signatures is bad; the good one does not carry it.", one_bad)
 

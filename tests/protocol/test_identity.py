@@ -33,9 +33,47 @@ def test_the_peer_id_is_the_one_libp2p_computes():
     assert identity.peer_id.startswith("12D3KooW")
 
 
-@given(st.binary(min_size=32, max_size=32))
+@given(st.binary(min_size=32, max_size=32).map(lambda seed: Identity.from_seed(seed).public_key))
 def test_a_name_gives_its_key_back(public_key):
     assert public_key_of(peer_id_of(public_key)) == public_key
+
+
+PRIME = 2**255 - 19
+CURVE_D = -121665 * pow(121666, -1, PRIME) % PRIME
+
+
+def doubled(x: int, y: int) -> tuple[int, int]:
+    """Twice a point of edwards25519 (RFC 8032, section 5.1)."""
+    t = CURVE_D * x * x * y * y % PRIME
+    return 2 * x * y * pow(1 + t, -1, PRIME) % PRIME, (y * y + x * x) * pow(1 - t, -1, PRIME) % PRIME
+
+
+def x_of(y: int) -> int | None:
+    """An x with which `y` is on the curve, if there is one (RFC 8032, section 5.1.3)."""
+    square = (y * y - 1) * pow(CURVE_D * y * y + 1, -1, PRIME) % PRIME
+    x = pow(square, (PRIME + 3) // 8, PRIME)
+    for root in (x, x * pow(2, (PRIME - 1) // 4, PRIME) % PRIME):
+        if root * root % PRIME == square:
+            return root
+    return None
+
+
+def test_the_weak_keys_are_exactly_the_points_of_small_order():
+    from paris.protocol.identity import _WEAK_Y
+
+    for y in _WEAK_Y:
+        point = (x_of(y), y)
+        for _ in range(3):
+            point = doubled(*point)
+        assert point == (0, 1), hex(y)
+    assert len(_WEAK_Y) == 5, "eight points: two each for three of the y, one each for 1 and -1"
+
+
+def test_spellings_of_a_point_beyond_the_prime_name_nobody():
+    for y in range(PRIME, 2**255):
+        for sign in (0, 1 << 255):
+            with pytest.raises(SignatureError, match="weak key"):
+                public_key_of(peer_id_of((y | sign).to_bytes(32, "little")))
 
 
 @pytest.mark.parametrize(

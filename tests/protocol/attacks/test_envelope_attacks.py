@@ -12,6 +12,7 @@ from protocol_support import make_claim, person, signed
 
 from paris.protocol import envelope, strict_json
 from paris.protocol.errors import EnvelopeError, SignatureError, VerificationError
+from paris.protocol.identity import peer_id_of
 from paris.protocol.limits import LIMITS
 
 GOOD = signed(make_claim(person(1)), person(1))
@@ -80,6 +81,16 @@ def test_a_keyid_that_names_no_key():
         signatures = [json.loads(GOOD)["signatures"][0] | {"keyid": keyid}]
         with pytest.raises(SignatureError):
             envelope.verify(altered(signatures=signatures), "claim")
+
+
+@pytest.mark.parametrize("first", [0, 1, 0xEC])
+def test_a_name_without_a_secret_under_which_everybody_could_sign(first):
+    """With the curve's neutral point as key, one constant signature verifies for every message (RFC 8032 allows it)."""
+    rest = bytes(31) if first < 2 else b"\xff" * 30 + b"\x7f"
+    weak = bytes([first]) + rest
+    signature = {"keyid": peer_id_of(weak), "sig": base64.b64encode(bytes([1]) + bytes(63)).decode()}
+    with pytest.raises(SignatureError, match="weak key"):
+        envelope.verify(altered(signatures=[signature]), "claim")
 
 
 def test_one_good_signature_does_not_carry_a_bad_one():
