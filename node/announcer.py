@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from paris.protocol import envelope
-from paris.protocol.errors import NetworkError
+from paris.protocol.errors import NetworkError, RecordError
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
+from paris.protocol.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ Fields = Callable[[], dict[str, Any]]
 class _Standing:
     """One record this node wants to be found: how to make it and when it is due."""
 
-    model: type[BaseModel]
+    model: type[Record]
     fields: Fields
     life_s: int
     due_s: float = 0.0
@@ -37,7 +36,9 @@ class Announcer:
     """The records this node stands behind.
 
     Contract: sequence numbers and expiries of one record only grow, also across restarts (both start from the clock). A
-    record that could not be announced stays due and is tried again at the next `flush`; training never waits for it.
+    record that could not be announced (nobody there, or a slot that is full) stays due and is tried again at the next
+    `flush`; training never waits for it.
+
     """
 
     def __init__(
@@ -51,13 +52,12 @@ class Announcer:
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._spent: dict[tuple[str, str], _Standing] = {}
 
-    async def keep(self, kind: str, slot: str, model: type[BaseModel], life_s: int, fields: Fields) -> bool:
+    async def keep(self, kind: str, slot: str, model: type[Record], life_s: int, fields: Fields) -> bool:
         """Announce a record now and again until `drop`; return whether the network took it now (else it stays due)."""
-        old = self._spent.get((kind, slot), _Standing(model, fields, life_s))
-        self._standing[kind, slot] = self._spent[kind, slot] = _Standing(
-            model, fields, life_s, seq=old.seq, exp=old.exp
-        )
-        return await self._announce(kind, self._standing[kind, slot])
+        standing = self._spent.setdefault((kind, slot), _Standing(model, fields, life_s))
+        standing.fields, standing.life_s = fields, life_s
+        self._standing[kind, slot] = standing
+        return await self._announce(kind, standing)
 
     def standing(self, kind: str, slot: str) -> bool:
         """Whether this node stands behind a record."""
@@ -73,8 +73,8 @@ class Announcer:
 
     async def flush(self) -> None:
         """Announce what is due."""
-        for (kind, _slot), standing in list(self._standing.items()):
-            if self._clock() >= standing.due_s:
+        for (kind, slot), standing in list(self._standing.items()):
+            if self._clock() >= standing.due_s and self.standing(kind, slot):
                 await self._announce(kind, standing)
 
     async def _announce(self, kind: str, standing: _Standing) -> bool:
@@ -82,17 +82,11 @@ class Announcer:
         # The rest of the allowed life is room for expiries that must grow although the clock has not moved.
         life_s = min(standing.life_s, LIMITS.life_s[kind] - LIFE_ROOM_S)
         standing.seq, standing.exp = max(standing.seq + 1, now), max(standing.exp + 1, now + life_s)
-        record = standing.model(
-            run=self._run,
-            signer=self._identity.peer_id,
-            seq=standing.seq,
-            iat=now,
-            exp=standing.exp,
-            **standing.fields(),
-        )
+        own = {"run": self._run, "signer": self._identity.peer_id, "seq": standing.seq, "iat": now, "exp": standing.exp}
+        record = standing.model.parse({**own, **standing.fields()})
         try:
             await self._publish(envelope.sign(kind, record, self._identity))
-        except NetworkError as error:
+        except (NetworkError, RecordError) as error:
             log.warning("could not announce a %s, will try again: %s", kind, error)
             return False
         standing.due_s = self._clock() + standing.life_s / 3 * random.uniform(0.8, 1.0)

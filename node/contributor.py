@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from paris.node.announcer import Announcer
 from paris.node.evaluator import Evaluator
+from paris.node.jobs import Job
 from paris.node.mirror import Mirror
 from paris.node.peer import Peer, now_s
 from paris.node.publisher import Publisher, stand_behind_again
@@ -27,6 +28,10 @@ from paris.registry.resolve import ResolvedUnit
 log = logging.getLogger(__name__)
 
 Report = Callable[..., None]
+HAND_OVER_S = 20
+"""How long a node that was told to stop waits for a copy of its last checkpoint to exist elsewhere."""
+MOST_ADDRESSES = 32
+MOST_NAME_CHARS = 64
 MOST_FAILURES = 3
 """Times in a row the training child may fail before the node gives up."""
 
@@ -51,23 +56,23 @@ class Contributor:
         self._evaluator = Evaluator(self._place)
         self._surveyor = Surveyor(self._place, self._announcer, self._evaluator)
         self._session: Session | None = None
-        self._stopping = asyncio.Event()
+        self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
         self._failures = 0
         self._reason = ""
 
     def stop(self) -> None:
-        """Checkpoint, publish, leave."""
+        """Checkpoint, publish, give others a moment to copy, leave. The second call leaves out the moment."""
+        if self._stopping.is_set():
+            self._hurrying.set()
         self._stopping.set()
         if self._session:
             self._session.stop()
 
     async def run(self, *, leave_when_complete: bool) -> None:
         """Contribute until the run is complete (and then, unless told to leave, go on serving) or `stop` is called."""
-        upkeep = asyncio.create_task(self._upkeep())
+        background = [asyncio.create_task(self._upkeep()), asyncio.create_task(self._renew())]
         try:
             while not self._stopping.is_set():
-                if upkeep.done():
-                    upkeep.result()
                 survey = await self._survey()
                 match self._decide(survey):
                     case Complete():
@@ -83,10 +88,23 @@ class Contributor:
                     case Withdraw(unit=unit, winner=winner):
                         self._report("withdrawn", unit=unit, winner=winner.signer)
                         await self._release(survey.units[unit])
+            await self._hand_over()
         finally:
-            upkeep.cancel()
-            with suppress(asyncio.CancelledError):
-                await upkeep
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+
+    async def _hand_over(self) -> None:
+        """Stay a little after stopping, until somebody else holds what this node trained last."""
+        deadline_s = now_s() + HAND_OVER_S
+        while now_s() < deadline_s and not self._hurrying.is_set():
+            try:
+                if self._copied(await self._surveyor.look()):
+                    return
+            except NetworkError:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurrying.wait(), 1)
 
     async def _finished(self, survey: Survey, leave_when_complete: bool) -> bool:
         """Serve on until told to stop; or leave as soon as nothing would be lost with this node."""
@@ -121,9 +139,9 @@ class Contributor:
         """Announce that this node is here for this run, and what it holds of it."""
         self._peer.swarm.admissions[self._run] = self._genesis.admission
         fields = {
-            "addrs": tuple(self._peer.swarm.addrs),
-            "agent": f"paris-node/{version('paris-node')}" + (f" {self._name}" if self._name else ""),
-            "abilities": ("train", "store") if self._trains else ("store",),
+            "addrs": self._peer.swarm.addrs[:MOST_ADDRESSES],
+            "agent": f"paris-node/{version('paris-node')} {self._name[:MOST_NAME_CHARS]}".strip(),
+            "abilities": ["train", "store"] if self._trains else ["store"],
         }
         await self._announcer.keep("peer", "", PeerRecord, LIMITS.life_s["peer"], lambda: fields)
         await stand_behind_again(self._place, self._announcer)
@@ -146,28 +164,35 @@ class Contributor:
         """Train a unit this node holds, publishing every checkpoint, until it is complete, lost or stopped."""
         unit, fence = parent.unit, self._announcer.sequence("claim", parent.unit)
         try:
-            if folder := self._publisher.unpublished(parent):
+            while folder := self._publisher.unpublished(parent):
                 parent = await self._publish(folder, parent, fence)
-            if parent.complete:
+            job = (
+                None if parent.complete else await self._unless_stopped(prepare_job(self._place, parent, survey.peers))
+            )
+            if job is None:
                 return
-            session = self._session = Session(await prepare_job(self._place, parent, survey.peers))
+            self._publisher.begin(parent)
+            session = self._session = Session(job)
             await self._announcer.keep(
                 "claim", unit, Claim, self._genesis.lease.life_s, lambda: self._claim_fields(parent)
             )
             self._report(
                 "training", unit=unit, step=parent.step, target=parent.target_steps, parent_by=parent.holders[-1:]
             )
-            async for event in session.events():
-                if event.kind == "checkpoint":
-                    parent = await self._publish(Path(event.fields["folder"]), parent, fence)
-                else:
-                    self._report(event.kind, unit=unit, **event.fields)
+            async with aclosing(session.events()) as events:
+                async for event in events:
+                    if event.kind == "checkpoint":
+                        parent = await self._publish(Path(event.fields["folder"]), parent, fence)
+                    else:
+                        self._report(event.kind, unit=unit, **event.fields)
             self._failures = 0
         except RefusedCheckpointError as error:
             log.warning("%s", error)
             self._evaluator.distrusted.add(str(parent.checkpoint))
+            await self._pause(1)
         except UnavailableError as error:
             self._wait_for(f"{unit} cannot be trained yet: {error}")
+            self._surveyor.avoid(parent)
             await self._pause(self._period_s)
         except ParisError as error:
             self._failures += 1
@@ -192,31 +217,55 @@ class Contributor:
         return grown
 
     async def _upkeep(self) -> None:
-        """Renew records, copy what this node should keep, and notice when a unit was lost to somebody else."""
+        """Copy what this node should keep, and notice when a unit was lost to somebody else."""
         while True:
             try:
-                await self._announcer.flush()
                 survey = await self._surveyor.look()
                 for unit in await self._mirror.round(survey.units, survey.peers):
                     self._report("copied", unit=unit, step=survey.units[unit].step)
-                if self._session and isinstance(action := self._decide(survey), Withdraw):
-                    self._report("lost", unit=action.unit)
+                if self._session and self._lost(self._session.job.unit, survey):
+                    self._report("lost", unit=self._session.job.unit)
                     self._session.stop()
             except ParisError as error:
                 log.warning("the network is not reachable, training goes on: %s", error)
+            except Exception:
+                log.exception("upkeep failed and will be tried again, training goes on")
             await asyncio.sleep(self._period_s)
+
+    async def _renew(self) -> None:
+        """Keep this node's records alive, whatever else it waits for."""
+        while True:
+            await self._announcer.flush()
+            await asyncio.sleep(self._period_s / 2)
+
+    def _lost(self, unit: str, survey: Survey) -> bool:
+        """Whether somebody else goes first on the unit in training, or has completed it."""
+        return survey.units[unit].complete or isinstance(self._decide(survey), Withdraw)
 
     async def _survey(self) -> Survey:
         while True:
             try:
                 return await self._surveyor.look()
             except NetworkError as error:
+                if self._stopping.is_set():
+                    raise
                 self._wait_for(f"the network is not reachable: {error}")
                 await self._pause(self._period_s)
 
     @property
     def _period_s(self) -> float:
         return max(1.0, min(30.0, self._genesis.lease.life_s / 5))
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, Job]) -> Job | None:
+        """The result of something long, or None as soon as this node is told to stop."""
+        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

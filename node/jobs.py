@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Job:
         text: {"kind", "name", "tokens", "sha256"}.
         start: Folder of exported weights to start from, or None.
         resume: Folder of a full training state to go on from, or None.
+        resume_step: Steps that state must have.
         evaluate: Folder of exported weights to measure on hold-out data, and nothing else; None for training.
         claimed_loss_micro: Hold-out loss the parent checkpoint claims; measured again before building on it.
         work: Where checkpoints are written, as `checkpoint-<step>/`.
@@ -42,6 +44,7 @@ class Job:
     text: dict[str, Any]
     start: str | None
     resume: str | None
+    resume_step: int
     evaluate: str | None
     claimed_loss_micro: int | None
     work: str
@@ -69,8 +72,8 @@ class Event:
     """One line of the child.
 
     Kinds: "prepare" (done) - "resumed" (step) - "measured" (measured_loss_micro, claimed_loss_micro) - "step" (step,
-    loss, per_s) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "failed" (what, why, hint,
-    exit_code).
+    loss, per_s) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "refused" (what, why): the
+    checkpoint to build on is not what it claims to be - "failed" (what, why, hint).
     """
 
     kind: str
@@ -90,12 +93,8 @@ class Event:
             return None
 
 
-def parse_step(folder: Path) -> int:
-    """The step in the name of a `checkpoint-<step>` or `parent-<step>` folder."""
-    return int(folder.name.rpartition("-")[2])
-
-
-def newest_checkpoint(work: Path) -> Path | None:
-    """The checkpoint folder with most steps that was written whole."""
-    complete = [p for p in work.glob("checkpoint-*") if p.is_dir() and (p / "metrics.json").exists()]
-    return max(complete, key=parse_step, default=None)
+def checkpoint_folders(work: Path) -> dict[int, Path]:
+    """The checkpoint folders of a unit that were written whole, by step, fewest steps first."""
+    found = ((re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in work.glob("checkpoint-*"))
+    whole = {int(match[1]): p for match, p in found if match and (p / "metrics.json").is_file()}
+    return dict(sorted(whole.items()))

@@ -12,6 +12,7 @@ from paris.protocol.errors import ParisError
 from paris.protocol.placement import keepers
 from paris.protocol.records import Checkpoint
 from paris.registry.resolve import ResolvedUnit
+from paris.registry.weights import checkpoint_files
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class Mirror:
     async def _copy(self, unit: ResolvedUnit) -> None:
         library, newest = self._place.peer.library, unit.lineage[-1]
         manifest = await library.manifest(newest.manifest, unit.providers)
-        await library.files(manifest.files, unit.providers)
+        wanted = checkpoint_files(manifest, self._place.genesis, unit.unit)
+        await library.files(wanted.files, unit.providers)
         await stand_behind(self._place, self._announcer, unit)
         if unit.unit in self._kept and self._kept[unit.unit][0] != unit.checkpoint:
             forget_state(self._place, self._kept[unit.unit][1])

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.node.announcer import Announcer
-from paris.node.jobs import newest_checkpoint, parse_step
+from paris.node.jobs import checkpoint_folders
 from paris.node.session import Place
 from paris.protocol import envelope
 from paris.protocol.limits import LIMITS
-from paris.protocol.manifest import Manifest
+from paris.protocol.manifest import FileEntry, Manifest
 from paris.protocol.records import Checkpoint, Tip, open_checkpoint, statement
 from paris.registry.atomic import remove_tree, write_json
 from paris.registry.resolve import ResolvedUnit
+from paris.registry.weights import METRICS, STATE, STATE_NOTE
 
-CHECKPOINT_FILES = (
-    "config.json",
-    "diffusion_pytorch_model.safetensors",
-    "metrics.json",
-    "state.json",
-    "state.safetensors",
-)
-FULL_STATE = "state.safetensors"
+CHECKPOINT_FILES = (CONFIG, WEIGHTS, METRICS, STATE_NOTE, STATE)
+PARENT_NOTE = "parent.json"
 TIP_NOTE = "tip.json"
 
 
@@ -39,19 +36,21 @@ class Publisher:
     def __init__(self, place: Place, announcer: Announcer) -> None:
         self._place, self._announcer = place, announcer
 
-    def published(self, unit: str) -> str | None:
-        """Digest of the newest checkpoint this node published for a unit."""
-        note = self._place.work(unit) / "published.json"
-        return str(json.loads(note.read_text())["checkpoint"]) if note.exists() else None
+    def begin(self, parent: ResolvedUnit) -> None:
+        """Note which checkpoint the training that starts now continues."""
+        write_json(self._place.work(parent.unit) / PARENT_NOTE, {"checkpoint": parent.checkpoint})
 
     def unpublished(self, parent: ResolvedUnit) -> Path | None:
-        """A checkpoint folder that follows `parent` and was written but not published before this node went down."""
-        folder = newest_checkpoint(self._place.work(parent.unit))
-        if folder is None or parse_step(folder) <= parent.step:
-            return None
-        from_step = json.loads((folder / "metrics.json").read_text())["from_step"]
-        mine = parent.checkpoint == self.published(parent.unit)
-        return folder if from_step == parent.step and mine else None
+        """The folder that continues `parent` and was written, but not published, before this node went down."""
+        work = self._place.work(parent.unit)
+        continues = not parent.lineage or parent.lineage[-1].signer == self._place.peer.peer_id
+        if not continues and (work / PARENT_NOTE).exists():
+            continues = json.loads((work / PARENT_NOTE).read_text())["checkpoint"] == parent.checkpoint
+        for step, folder in checkpoint_folders(work).items():
+            from_step = json.loads((folder / METRICS).read_text())["from_step"]
+            if continues and step > parent.step == from_step:
+                return folder
+        return None
 
     async def publish(self, folder: Path, parent: ResolvedUnit, fence: int) -> ResolvedUnit:
         """Store, sign and announce a checkpoint; return the unit with its lineage one segment longer.
@@ -62,22 +61,21 @@ class Publisher:
             fence: Sequence number of the claim it was trained under.
         """
         place, store = self._place, self._place.peer.home.store
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / METRICS).read_text())
         manifest = await asyncio.to_thread(store.add_tree, folder, CHECKPOINT_FILES)
         signed = envelope.sign(
             "checkpoint", self._statement(metrics, manifest.digest, parent, fence), place.peer.identity
         )
         digest = store.put_bytes(signed)
         checkpoint = open_checkpoint(signed)
-        write_json(place.work(parent.unit) / "published.json", {"checkpoint": digest, "step": checkpoint.to_step})
-        grown = ResolvedUnit(
-            parent.unit,
-            parent.target_steps,
-            (*parent.lineage, checkpoint),
-            (*parent.digests, digest),
-            (place.peer.peer_id,),
+        grown = replace(
+            parent,
+            lineage=(*parent.lineage, checkpoint),
+            digests=(*parent.digests, digest),
+            providers=(place.peer.peer_id,),
         )
         await stand_behind(place, self._announcer, grown)
+        self.begin(grown)
         self._forget_old_states(grown)
         return grown
 
@@ -110,8 +108,8 @@ class Publisher:
     def _forget_old_states(self, unit: ResolvedUnit) -> None:
         for old in unit.lineage[:-2]:
             forget_state(self._place, old)
-        for folder in self._place.work(unit.unit).glob("*-*"):
-            if folder.is_dir() and parse_step(folder) < unit.step:
+        for step, folder in checkpoint_folders(self._place.work(unit.unit)).items():
+            if step < unit.step:
                 remove_tree(folder)
 
 
@@ -125,8 +123,8 @@ async def stand_behind(place: Place, announcer: Announcer, unit: ResolvedUnit) -
         "step": newest.to_step,
         "loss_micro": newest.holdout_loss_micro or 0,
     }
-    write_json(place.work(unit.unit) / TIP_NOTE, fields)
     await _announce_tip(announcer, fields)
+    write_json(place.work(unit.unit) / TIP_NOTE, fields)
 
 
 async def stand_behind_again(place: Place, announcer: Announcer) -> list[str]:
@@ -151,9 +149,29 @@ def data_digests(manifest: bytes, names: list[str]) -> dict[str, str]:
 
 
 def forget_state(place: Place, checkpoint: Checkpoint) -> None:
-    """Drop the full training state of an old checkpoint; its weights, manifest and statement stay for audits."""
+    """Drop the full training state of an old checkpoint; its weights, manifest and statement stay for audits.
+
+    A hostile manifest may call anything its training state, so nothing goes that something kept still names.
+    """
     store = place.peer.home.store
-    if store.path(checkpoint.manifest):
-        for entry in Manifest.from_bytes(store.get_bytes(checkpoint.manifest, LIMITS.blob_bytes)).files:
-            if entry.name == FULL_STATE:
-                store.remove(entry.sha256)
+    for entry in _files(place, checkpoint.manifest):
+        if entry.name == STATE and entry.sha256 not in _needed(place):
+            store.remove(entry.sha256)
+
+
+def _needed(place: Place) -> set[str]:
+    """Digests of every blob this node must not lose: the run's own files, and those of the tips it stands behind."""
+    genesis = place.genesis
+    manifests = [genesis.data.manifest, genesis.codec.manifest, genesis.start.manifest]
+    notes = [place.work(unit) / TIP_NOTE for unit in genesis.units()]
+    tips = [json.loads(note.read_text()) for note in notes if note.exists()]
+    manifests += [tip["manifest"] for tip in tips]
+    named = {entry.sha256 for digest in manifests if digest for entry in _files(place, digest)}
+    return named | {digest for digest in manifests if digest} | {tip["checkpoint"] for tip in tips} | {place.run}
+
+
+def _files(place: Place, manifest: str) -> tuple[FileEntry, ...]:
+    store = place.peer.home.store
+    if not store.path(manifest):
+        return ()
+    return Manifest.from_bytes(store.get_bytes(manifest, LIMITS.blob_bytes)).files

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from paris.node.jobs import Event, Job
 from paris.node.peer import Peer
 from paris.protocol.errors import ParisError, VerificationError
+from paris.protocol.manifest import Manifest
 from paris.protocol.records import Genesis
+from paris.registry.atomic import remove_tree
 from paris.registry.library import Progress
 from paris.registry.resolve import ResolvedUnit
+from paris.registry.weights import checkpoint_files, model_files, network_of
 
 STOP_GRACE_S = 60.0
+CHECKED_OUT = "checked-out"
 
 
 @dataclass(frozen=True)
@@ -38,30 +43,33 @@ async def prepare_job(
 ) -> Job:
     """Fetch and verify everything a stretch of training needs, and write it down as a job.
 
-    Training goes on from the unit's newest published checkpoint, else from the start the genesis names.
+    Training goes on from the unit's newest published checkpoint, else from the start the genesis names. A stranger's
+    checkpoint is to be measured first; one that claims no loss claims the impossible.
 
     Raises:
         UnavailableError: shards or the parent's training state are nowhere to be had now.
     """
     genesis, unit, work = place.genesis, parent.unit, place.work(parent.unit)
-    work.mkdir(parents=True, exist_ok=True)
+    _sweep(work)
     cluster = genesis.cluster(unit)
     clusters = [cluster] if cluster else list(genesis.clusters)
     shards = [name for c in clusters for name in c.shards]
     holdout = [name for c in clusters for name in c.holdout]
     everyone = tuple(dict.fromkeys((*parent.providers, *providers)))
-    data = await _checkout(place, genesis.data.manifest, [*shards, *holdout], everyone, "data", progress)
-    codec = genesis.codec.manifest and await _checkout(place, genesis.codec.manifest, None, everyone, "codec", progress)
+    fetch = partial(_checkout, place, everyone, progress)
+    names = {*shards, *holdout}
+    data = await fetch(genesis.data.manifest, lambda files: files.select(lambda entry: entry.name in names))
+    codec = genesis.codec.manifest and await fetch(genesis.codec.manifest)
     resume, start = None, None
     if parent.manifest:
-        resume = await _checkout(place, parent.manifest, None, everyone, f"parent-{parent.step}", progress, unit)
+        resume = await fetch(parent.manifest, lambda files: checkpoint_files(files, genesis, unit))
     elif unit != "router" and genesis.start.manifest:
-        start = await _checkout(place, genesis.start.manifest, None, everyone, "start", progress)
+        start = await fetch(genesis.start.manifest, lambda files: model_files(files, genesis, unit))
     taken_over = bool(parent.lineage) and parent.lineage[-1].signer != place.peer.peer_id
     return Job(
         run=place.run,
         unit=unit,
-        network=genesis.model.router if unit == "router" else genesis.model.expert,
+        network=dict(network_of(genesis, unit)[1]),
         recipe=genesis.recipe(unit).model_dump(mode="json"),
         shards=tuple(str(data / name) for name in shards),
         holdout=tuple(str(data / name) for name in holdout),
@@ -69,8 +77,9 @@ async def prepare_job(
         text=genesis.text.model_dump(mode="json"),
         start=str(start) if start else None,
         resume=str(resume) if resume else None,
+        resume_step=parent.step,
         evaluate=None,
-        claimed_loss_micro=parent.lineage[-1].holdout_loss_micro if taken_over else None,
+        claimed_loss_micro=(parent.lineage[-1].holdout_loss_micro or 0) if taken_over else None,
         work=str(work),
         cache=str(place.peer.home.cache),
         threads=place.threads,
@@ -79,22 +88,26 @@ async def prepare_job(
 
 async def _checkout(
     place: Place,
-    digest: str,
-    names: list[str] | None,
     providers: Sequence[str],
-    label: str,
     progress: Progress | None,
-    unit: str = "",
+    digest: str,
+    select: Callable[[Manifest], Manifest] = lambda files: files,
 ) -> Path:
-    """Fetch a manifest's files (or only `names`) and lay them out in a folder of the node's work."""
-    library, store = place.peer.library, place.peer.home.store
-    manifest = await library.manifest(digest, providers)
-    wanted = manifest if names is None else manifest.select(lambda entry: entry.name in set(names))
-    await library.files(wanted.files, providers, progress)
-    folder = place.work(unit or "shared") / label
-    if label == "data":
-        folder = folder / digest.removeprefix("sha256:")[:16] / f"{len(wanted.files)}-{wanted.digest[-8:]}"
-    return await asyncio.to_thread(store.checkout, manifest, folder, names)
+    """Fetch a manifest's selected files and lay them out in a folder named by what is in it: it is never stale."""
+    library = place.peer.library
+    wanted = select(await library.manifest(digest, providers))
+    folder = place.work(CHECKED_OUT) / wanted.digest.removeprefix("sha256:")[:24]
+    if not folder.is_dir():
+        await library.files(wanted.files, providers, progress)
+        await asyncio.to_thread(place.peer.home.store.checkout, wanted, folder)
+    return folder
+
+
+def _sweep(work: Path) -> None:
+    """Make the folder, and remove what a killed child left half written."""
+    work.mkdir(parents=True, exist_ok=True)
+    for leftover in work.glob(".writing-*"):
+        remove_tree(leftover)
 
 
 class RefusedCheckpointError(VerificationError):
@@ -110,25 +123,28 @@ class Session:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.step = 0
-        self.loss = 0.0
-        self.per_s = 0.0
+        self.step = job.resume_step
         self.stopping = False
         self._process: asyncio.subprocess.Process | None = None
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event]:
         """Start the child and yield what it says until it ends.
 
         Raises:
             RefusedCheckpointError: what it should build on is worse than it claims.
             ParisError: the child failed; the message is the child's own.
         """
+        if self.stopping:
+            return
         job_file = Path(self.job.work) / "job.json"
         self.job.write(job_file)
         with (Path(self.job.work) / "worker.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "paris.node.worker", str(job_file), stdout=asyncio.subprocess.PIPE, stderr=log
-            )
+                sys.executable, "-m", "paris.node.worker", str(job_file), stdout=asyncio.subprocess.PIPE, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        if self.stopping:
+            self.stop()
         assert self._process.stdout is not None
         try:
             async for line in self._process.stdout:
@@ -136,7 +152,7 @@ class Session:
                 if event is None:
                     continue
                 self._note(event)
-                if event.kind == "failed":
+                if event.kind in {"failed", "refused"}:
                     raise _failure(event)
                 yield event
             code = await self._process.wait()
@@ -156,10 +172,7 @@ class Session:
             self._process.send_signal(signal.SIGTERM)
 
     def _note(self, event: Event) -> None:
-        if event.kind == "step":
-            self.step, self.loss, self.per_s = event.fields["step"], event.fields["loss"], event.fields["per_s"]
-        elif event.kind in {"checkpoint", "resumed"}:
-            self.step = event.fields["step"]
+        self.step = event.fields.get("step", self.step)
 
     async def _end(self) -> None:
         if self._process and self._process.returncode is None:
@@ -173,5 +186,5 @@ class Session:
 
 def _failure(event: Event) -> ParisError:
     """The child's error as it would have been raised here."""
-    kind = RefusedCheckpointError if event.fields.get("exit_code") == VerificationError.exit_code else ParisError
+    kind = RefusedCheckpointError if event.kind == "refused" else ParisError
     return kind(event.fields["what"], event.fields.get("why", ""), event.fields.get("hint", ""))

@@ -16,6 +16,8 @@ from paris.protocol.records import Peer as PeerRecord
 from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit, resolve
 
+AVOID_S = 120
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -70,7 +72,13 @@ class Surveyor:
     def __init__(self, place: Place, announcer: Announcer, evaluator: Evaluator) -> None:
         self._place, self._announcer, self._evaluator = place, announcer, evaluator
         self._since_s: dict[tuple[str, str | None], float] = {}
+        self._avoided_until_s: dict[str, float] = {}
         self.claimed_at_s: float | None = None
+
+    def avoid(self, unit: ResolvedUnit) -> None:
+        """Leave out a checkpoint whose files nobody serves, for a while: an earlier one may be had."""
+        if unit.checkpoint:
+            self._avoided_until_s[unit.checkpoint] = now_s() + AVOID_S
 
     async def look(self) -> Survey:
         """Read the run anew.
@@ -79,9 +87,9 @@ class Surveyor:
             NetworkError: the network does not answer.
         """
         place = self._place
-        resolved, claims, names = await look(
-            place.peer.library, place.run, place.genesis, frozenset(self._evaluator.distrusted)
-        )
+        avoided = {digest for digest, until_s in self._avoided_until_s.items() if now_s() < until_s}
+        unusable = frozenset(self._evaluator.distrusted | avoided)
+        resolved, claims, names = await look(place.peer.library, place.run, place.genesis, unusable)
         claims = {unit: tuple(c for c in live(found, now_s()) if self._counts(c)) for unit, found in claims.items()}
         views = [await self._view(resolved.units[unit], found, tuple(names)) for unit, found in claims.items()]
         return Survey(resolved, claims, names, View(tuple(views), place.genesis.lease, self.claimed_at_s))
@@ -128,7 +136,7 @@ def rows(resolved: ResolvedRun, claims: dict[str, tuple[Claim, ...]], names: dic
                 "words": list(cluster.words[:4]) if cluster else [],
                 "holder": claim.signer if claim else None,
                 "holder_name": names.get(claim.signer, "") if claim else "",
-                "step": max(unit.step, claim.step if claim else 0),
+                "step": min(unit.target_steps, max(unit.step, claim.step if claim else 0)),
                 "published_step": unit.step,
                 "target": unit.target_steps,
                 "holdout_loss_micro": unit.lineage[-1].holdout_loss_micro if unit.lineage else None,

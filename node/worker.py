@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -21,18 +22,24 @@ from types import FrameType
 import torch
 
 from paris.models.cache import LatentCache, ingest
+from paris.models.checkpoints import CheckpointError
 from paris.models.dit import DiT
 from paris.models.latents import open_codec
 from paris.models.objectives import RoutingObjective, VelocityObjective
 from paris.models.router import Router
 from paris.models.text import open_text_encoder
-from paris.models.training import Trainer
+from paris.models.training import NonFiniteError, Trainer
 from paris.node.jobs import Event, Job
 from paris.protocol.errors import ParisError, ResourceError, VerificationError
 from paris.registry.atomic import replace_directory, write_json
 
 EVALUATION_SAMPLES = 256
-PARENT_LOSS_TOLERANCE = 1.02
+CLAIM_TOLERANCE = 1.02
+"""bf16 weights and another machine's rounding stay well below this."""
+
+
+class RefusedError(Exception):
+    """The checkpoint to build on is not what it claims to be."""
 
 
 class Stop:
@@ -69,13 +76,11 @@ def train(job: Job, stop: Stop) -> None:
     holdout = _ingested(job, job.holdout, stop)
     if job.evaluate:
         trainer = _trainer(job, holdout)
-        trainer.start_from(Path(job.evaluate))
-        _check_claim(job, trainer, holdout)
+        _take_over(job, trainer, holdout, lambda: trainer.start_from(Path(str(job.evaluate))))
         return
     trainer = _trainer(job, _ingested(job, job.shards, stop))
     if job.resume:
-        trainer.load(Path(job.resume))
-        _check_claim(job, trainer, holdout)
+        _take_over(job, trainer, holdout, lambda: trainer.load(Path(str(job.resume))))
     elif job.start:
         trainer.start_from(Path(job.start))
     say("resumed", step=trainer.step)
@@ -125,22 +130,25 @@ def _write_checkpoint(job: Job, trainer: Trainer, metrics: dict[str, object]) ->
     say("checkpoint", step=trainer.step, folder=str(folder), holdout_loss_micro=metrics["holdout_loss_micro"])
 
 
-def _check_claim(job: Job, trainer: Trainer, holdout: LatentCache) -> None:
-    """Measure a stranger's checkpoint before it counts: a high step number alone moves nobody.
+def _take_over(job: Job, trainer: Trainer, holdout: LatentCache, load: Callable[[], None]) -> None:
+    """Load a checkpoint and, where it is a stranger's, measure it: a high step number alone moves nobody.
 
     Raises:
-        VerificationError: it is worse on hold-out data than its trainer claims, by more than the tolerance.
+        Refused: it cannot be loaded, has other steps than signed, or is worse on hold-out data than it claims.
     """
+    try:
+        load()
+        loss = trainer.evaluate(holdout, EVALUATION_SAMPLES) if job.claimed_loss_micro is not None else 0.0
+    except (CheckpointError, NonFiniteError) as error:
+        raise RefusedError(str(error)) from error
+    if job.resume and trainer.step != job.resume_step:
+        raise RefusedError(f"the training state has {trainer.step} steps, its statement says {job.resume_step}")
     if job.claimed_loss_micro is None:
         return
-    measured = round(trainer.evaluate(holdout, EVALUATION_SAMPLES) * 1e6)
-    say("measured", measured_loss_micro=measured, claimed_loss_micro=job.claimed_loss_micro)
-    if measured > job.claimed_loss_micro * PARENT_LOSS_TOLERANCE:
-        raise VerificationError(
-            f"a checkpoint of {job.unit} is worse than it claims",
-            why=f"its hold-out loss was measured as {measured / 1e6:.4f}, it claims {job.claimed_loss_micro / 1e6:.4f}",
-            hint="Nothing to do: this node goes on without it.",
-        )
+    if not loss * 1e6 <= job.claimed_loss_micro * CLAIM_TOLERANCE:
+        claimed = job.claimed_loss_micro / 1e6
+        raise RefusedError(f"its hold-out loss was measured as {loss:.4f}, it claims {claimed:.4f}")
+    say("measured", measured_loss_micro=round(loss * 1e6), claimed_loss_micro=job.claimed_loss_micro)
 
 
 def _trainer(job: Job, cache: LatentCache) -> Trainer:
@@ -200,11 +208,14 @@ def main() -> int:
     os.nice(5)
     try:
         train(Job.read(Path(sys.argv[1])), Stop())
+    except RefusedError as error:
+        say("refused", what="a checkpoint is not what it claims to be", why=str(error))
+        return VerificationError.exit_code
     except ParisError as error:
         say("failed", what=error.what, why=error.why, hint=error.hint, exit_code=error.exit_code)
         return error.exit_code
-    except MemoryError:
-        say("failed", what="there is not enough memory to train this unit", hint="Close other programs.", why="")
+    except (MemoryError, OSError) as error:
+        say("failed", what="there is no memory or disk left to train this unit", why=str(error), hint="Make room.")
         return ResourceError.exit_code
     except ValueError as error:
         say("failed", what=str(error), why="", hint="")

@@ -11,10 +11,12 @@ from PIL import Image
 
 from paris.node.grid import CELL_PX, captioned_grid, save_png
 from paris.node.home import Home
-from paris.node.jobs import Event, newest_checkpoint
+from paris.node.jobs import Event, checkpoint_folders
 from paris.node.settings import Settings
 from paris.protocol.errors import UsageError
 from paris.registry.runkey import RunKey
+
+PEER = "/p2p/12D3KooWDqXSWvV53X4Brd2tAHvnTt2wppht6DjoEJQFmbvVNsub"
 
 
 def test_two_live_nodes_with_one_key_are_refused(tmp_path: Path) -> None:
@@ -58,7 +60,29 @@ class TestSettings:
         assert settings.announce == ()
 
     def test_peers_in_the_environment_are_separated_by_commas(self, tmp_path: Path) -> None:
-        assert Settings.load({"PARIS_PEERS": "/a,/b"}, home=tmp_path).peers == ("/a", "/b")
+        assert Settings.load({"PARIS_PEERS": f"/a{PEER},/b{PEER}"}, home=tmp_path).peers == ("/a" + PEER, "/b" + PEER)
+
+    def test_an_empty_list_of_peers_is_no_peer(self, tmp_path: Path) -> None:
+        assert Settings.load({"PARIS_PEERS": ""}, home=tmp_path).peers == ()
+
+    @pytest.mark.parametrize("peers", ["/ip4/1.2.3.4/tcp/80", "/ip4/1.2.3.4/tcp/80/p2p/me", f"/a{PEER},/b"])
+    def test_a_peer_without_its_name_is_named(self, tmp_path: Path, peers: str) -> None:
+        with pytest.raises(UsageError, match="is not the address of a peer"):
+            Settings.load({"PARIS_PEERS": peers}, home=tmp_path)
+
+    @pytest.mark.parametrize(
+        "line",
+        ["threads = [1]", "threads = 1.5", "threads = true", "peers = 5", "peers = [5]", "name = 5", 'listen = ["/a"]'],
+    )
+    def test_a_value_of_another_type_in_config_toml_is_named(self, tmp_path: Path, line: str) -> None:
+        (tmp_path / "config.toml").write_text(line + "\n")
+        with pytest.raises(UsageError, match=line.partition(" ")[0]):
+            Settings.load({}, home=tmp_path)
+
+    def test_config_toml_that_is_not_utf_8_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_bytes('name = "Zoë"\n'.encode("latin-1"))
+        with pytest.raises(UsageError, match="not valid TOML"):
+            Settings.load({}, home=tmp_path)
 
     @pytest.mark.parametrize("value", ["many", "-1", "1.5"])
     def test_impossible_threads_are_named(self, tmp_path: Path, value: str) -> None:
@@ -81,12 +105,11 @@ class TestCheckpointFolders:
             folder.mkdir()
             if whole:
                 (folder / "metrics.json").write_text("{}")
-        newest = newest_checkpoint(tmp_path)
-        assert newest
-        assert newest.name == "checkpoint-100"
+        (tmp_path / "checkpoint-200.broken").mkdir()
+        assert list(checkpoint_folders(tmp_path)) == [20, 100]
 
     def test_none_at_all(self, tmp_path: Path) -> None:
-        assert newest_checkpoint(tmp_path / "nothing") is None
+        assert checkpoint_folders(tmp_path / "nothing") == {}
 
 
 @pytest.mark.parametrize("line", [b"", b"Loading weights: 100%\n", b"[1]\n", b'{"no": "event"}\n', b"\xff\xfe"])
@@ -101,7 +124,7 @@ def test_event_survives_the_pipe() -> None:
 
 class TestRunKey:
     def test_round_trip_with_hints(self) -> None:
-        key = RunKey("sha256:" + "ab" * 32, ("/ip4/1.2.3.4/tcp/5/p2p/12D3KooW", "/dns4/x/tcp/1"))
+        key = RunKey("sha256:" + "ab" * 32, ("/ip4/1.2.3.4/tcp/5" + PEER, "/dns4/x/tcp/1" + PEER))
         assert RunKey.parse(str(key)) == key
 
     def test_bare_digest_is_enough(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from paris.models.presets import PRESETS
 from paris.models.text import open_text_encoder
-from paris.node.jobs import Event, Job, newest_checkpoint
+from paris.node.jobs import Event, Job, checkpoint_folders
 from paris.registry.clusters import cluster
 from paris.registry.features import open_features, survey
 from paris.registry.recipes import PLANS
@@ -23,7 +23,7 @@ from paris.registry.shards import write_shards
 from paris.registry.sources import open_source, read_samples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-STEPS = 60
+STEPS = 800
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def job(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     source = open_source(str(pictures))
     seen = survey(read_samples(source), open_features("text", text))
     parts = write_shards(read_samples(source), seen, cluster(seen, 2), folder)
-    recipe = PLANS["micro"].expert.model_dump(mode="json") | {"steps": STEPS, "publish_every": 20}
+    recipe = PLANS["micro"].expert.model_dump(mode="json") | {"steps": STEPS, "publish_every": 200}
     return Job(
         run="sha256:" + "0" * 64,
         unit="cluster-0",
@@ -46,6 +46,7 @@ def job(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
         text={**text.identity(), "tokens": preset.text_tokens},
         start=None,
         resume=None,
+        resume_step=0,
         evaluate=None,
         claimed_loss_micro=None,
         work="",
@@ -74,9 +75,7 @@ def run_to_end(job: Job) -> list[Event]:
 
 
 def digest_of(work: Path) -> str:
-    folder = newest_checkpoint(work)
-    assert folder
-    assert folder.name == f"checkpoint-{STEPS}"
+    folder = checkpoint_folders(work)[STEPS]
     return hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()
 
 
@@ -84,32 +83,33 @@ def digest_of(work: Path) -> str:
 def uninterrupted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> str:
     work = tmp_path_factory.mktemp("uninterrupted")
     told = run_to_end(replace(job, work=str(work)))
-    assert [event.fields["step"] for event in told if event.kind == "checkpoint"] == [20, 40, 60]
+    assert [event.fields["step"] for event in told if event.kind == "checkpoint"] == [200, 400, 600, 800]
     return digest_of(work)
 
 
-@pytest.mark.parametrize("at_step", [10, 20, 30, 50])
+@pytest.mark.parametrize("at_step", [10, 200, 330])
 def test_sigterm_anywhere_then_resume_is_bit_exact(job: Job, uninterrupted: str, tmp_path: Path, at_step: int) -> None:
     with start(replace(job, work=str(tmp_path))) as child:
         for event in events(child):
             if event.kind == "step" and event.fields["step"] >= at_step:
                 child.send_signal(signal.SIGTERM)
     assert child.returncode == 0
-    stopped = newest_checkpoint(tmp_path)
-    assert stopped
-    run_to_end(replace(job, work=str(tmp_path), resume=str(stopped)))
+    stopped = max(checkpoint_folders(tmp_path))
+    assert at_step <= stopped < STEPS, "it was not interrupted"
+    resume = str(tmp_path / f"checkpoint-{stopped}")
+    run_to_end(replace(job, work=str(tmp_path), resume=resume, resume_step=stopped))
     assert digest_of(tmp_path) == uninterrupted
 
 
 def test_kill_9_then_resume_from_the_last_checkpoint_is_bit_exact(job: Job, uninterrupted: str, tmp_path: Path) -> None:
     with start(replace(job, work=str(tmp_path))) as child:
         for event in events(child):
-            if event.kind == "checkpoint" and event.fields["step"] == 40:
+            if event.kind == "checkpoint" and event.fields["step"] == 200:
                 child.kill()
     assert child.returncode == -signal.SIGKILL
-    saved = newest_checkpoint(tmp_path)
-    assert saved
-    run_to_end(replace(job, work=str(tmp_path), resume=str(saved)))
+    saved = max(checkpoint_folders(tmp_path))
+    resume = str(tmp_path / f"checkpoint-{saved}")
+    run_to_end(replace(job, work=str(tmp_path), resume=resume, resume_step=saved))
     assert digest_of(tmp_path) == uninterrupted
 
 
@@ -137,15 +137,31 @@ def failed(job: Job) -> dict[str, Any]:
     with start(job) as child:
         told = list(events(child))
     assert child.returncode != 0
-    return told[-1].fields
+    return {"event": told[-1].kind, **told[-1].fields}
 
 
 def test_checkpoint_worse_than_it_claims_is_refused(job: Job, tmp_path: Path) -> None:
     run_to_end(replace(job, work=str(tmp_path), recipe=job.recipe | {"steps": 20}))
     resume = str(tmp_path / "checkpoint-20")
-    error = failed(replace(job, work=str(tmp_path / "next"), resume=resume, claimed_loss_micro=1000))
-    assert error["exit_code"] == 3
-    assert "worse than it claims" in error["what"]
+    error = failed(replace(job, work=str(tmp_path / "next"), resume=resume, resume_step=20, claimed_loss_micro=1000))
+    assert error["event"] == "refused"
+    assert "it claims 0.0010" in error["why"]
+
+
+def test_training_state_of_other_steps_than_signed_is_refused(job: Job, tmp_path: Path) -> None:
+    run_to_end(replace(job, work=str(tmp_path), recipe=job.recipe | {"steps": 20}))
+    resume = str(tmp_path / "checkpoint-20")
+    error = failed(replace(job, work=str(tmp_path / "next"), resume=resume, resume_step=1000))
+    assert error["event"] == "refused"
+    assert "20 steps, its statement says 1000" in error["why"]
+
+
+def test_poisoned_training_state_is_refused_and_not_a_failure_of_this_node(job: Job, tmp_path: Path) -> None:
+    run_to_end(replace(job, work=str(tmp_path), recipe=job.recipe | {"steps": 20}))
+    state = tmp_path / "checkpoint-20" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    error = failed(replace(job, work=str(tmp_path / "next"), resume=str(state.parent), resume_step=20))
+    assert error["event"] == "refused"
 
 
 def test_other_text_encoder_than_the_genesis_names_is_refused(job: Job, tmp_path: Path) -> None:
