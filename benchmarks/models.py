@@ -39,8 +39,8 @@ def run(*, quick: bool) -> list[Row]:
     threads = 1 if quick else len(os.sched_getaffinity(0))
     with _threads(threads), tempfile.TemporaryDirectory() as folder:
         return [
-            *training(preset, threads, batch=2 if quick else 128, steps=1 if quick else 6, repeats=1 if quick else 7),
-            *sampling(preset, pictures=2 if quick else 32, repeats=1 if quick else 9),
+            *training(preset, threads, batch=2 if quick else 64, steps=1 if quick else 4, repeats=1 if quick else 7),
+            *sampling(preset, pictures=2 if quick else 16, repeats=1 if quick else 7),
             checkpoint(preset, Path(folder), repeats=1 if quick else 7),
         ]
 

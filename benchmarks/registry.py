@@ -44,7 +44,7 @@ def run(*, quick: bool) -> list[Row]:
     """Measure everything of this module."""
     with tempfile.TemporaryDirectory() as folder:
         return [
-            auditing(Path(folder), experts=1 if quick else 8, quick=quick, repeats=1 if quick else 7),
+            auditing(Path(folder), experts=1 if quick else 8, quick=quick, repeats=1 if quick else 5),
             sharding(
                 Path(folder), samples=100 if quick else None, clusters=2 if quick else 4, repeats=1 if quick else 3
             ),
