@@ -51,7 +51,7 @@ async def fetch_ensemble(
         UsageError: `folder` holds something that is no part of an ensemble and would be lost.
         ResourceError: the disk is full.
     """
-    _refuse_foreign(folder)
+    folder = _replaceable(folder)
     if missing := [unit.unit for unit in resolved.units.values() if not unit.lineage]:
         raise UnavailableError(
             f"the run has no checkpoint of {', '.join(missing)} yet",
@@ -73,18 +73,21 @@ async def fetch_ensemble(
     return fetched_bytes
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """An earlier ensemble may be replaced; whatever else lies there is somebody's."""
+def _replaceable(folder: Path) -> Path:
+    """The folder's whole path. An earlier ensemble may be replaced; whatever else lies there is somebody's."""
+    folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", hint="Choose a folder")
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     foreign = [name for name in names if name not in PIPELINE_PARTS and not name.startswith("expert_")]
-    if foreign:
+    ours = (folder / "provenance" / "run.json").is_file()
+    if foreign or (names and not ours):
         raise UsageError(
-            f"{folder} holds {foreign[0]}, which would be lost",
-            why="it is no part of an ensemble, and an earlier ensemble is replaced as a whole",
+            f"{folder} holds {(foreign or names)[0]}, which would be lost",
+            why="it is no part of an ensemble fetched earlier, and only such a one is replaced, as a whole",
             hint="Choose a new or empty folder",
         )
+    return folder
 
 
 def _lay_out(

@@ -252,6 +252,24 @@ def test_a_folder_with_somebodys_own_files_is_never_replaced(library, trained, t
     assert (tmp_path / "photographs" / "wedding.jpg").read_bytes() == b"irreplaceable"
 
 
+@pytest.mark.parametrize("name", ["router", "vae", "expert_0", "provenance", "model_index.json"])
+def test_somebodys_own_folder_named_as_a_part_of_ours_is_never_deleted(library, trained, folder, name):
+    (folder / name).mkdir(parents=True)
+    (folder / name / "mine").write_bytes(b"irreplaceable")
+    with pytest.raises(UsageError, match=f"holds {name}, which would be lost"):
+        assembled(library, folder)
+    assert (folder / name / "mine").read_bytes() == b"irreplaceable"
+
+
+@pytest.mark.parametrize("relative", [".", "../folder", "deeper/.."])
+def test_a_relative_folder_is_the_one_it_names(library, trained, tmp_path, monkeypatch, relative):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    assembled(library, Path(relative))
+    assert step_on_disk(tmp_path / "folder") == TARGET
+    assert leftovers(tmp_path / "folder") == []
+
+
 def test_pictures_drawn_into_an_ensemble_are_not_lost(library, earlier, folder):
     (folder / "fox.png").write_bytes(b"a fox")
     with pytest.raises(UsageError, match=r"fox\.png"):
