@@ -38,6 +38,9 @@ _DIT_B = {"patch": 2, "width": 768, "depth": 12, "heads": 12}
 _DIT_XL = {"patch": 2, "width": 1152, "depth": 28, "heads": 16}
 _SMALL_ROUTER = {"width": 128, "depth": 3, "heads": 2}
 
+TEXT_ENCODERS = {384: ("minilm", "all-MiniLM-L6-v2"), 768: ("clip", "openai/clip-vit-large-patch14")}
+"""Kind and name of the text encoder of each text width."""
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (

@@ -6,6 +6,7 @@ Contract: nothing is returned that is not bound, link by link, to the run's dige
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from paris.protocol.errors import LineageError, ParisError, UnavailableError, VerificationError
@@ -13,6 +14,7 @@ from paris.protocol.limits import LIMITS
 from paris.protocol.lineage import chain
 from paris.protocol.records import Checkpoint, Genesis, Record, Tip, open_checkpoint, open_genesis
 from paris.registry.library import Library
+from paris.registry.trainable import require_trainable
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,35 @@ class ResolvedRun:
         return all(unit.lineage for unit in self.units.values())
 
 
-async def load_genesis(library: Library, run: str, providers: tuple[str, ...] = ()) -> Genesis:
-    """Return the genesis a run key pins.
+async def load_genesis(
+    library: Library, run: str, providers: Sequence[str] = (), hints: Sequence[str] | None = None
+) -> Genesis:
+    """Return the genesis a run key pins, from the store, the providers, or peers that announced themselves for the run.
+
+    Args:
+        library: Where records and blobs come from.
+        run: The run's digest.
+        providers: Peers to ask first.
+        hints: Addresses the key and the settings name, where the caller knows them; none at all explains a failure.
 
     Raises:
         SignatureError: it is not signed by the curators it names.
-        UnavailableError: no provider has it.
+        RecordError: this version cannot train what it describes.
+        UnavailableError: nobody who was asked has it.
     """
-    genesis, _ = open_genesis(await library.blob(run, providers))
+    if not library.store.path(run):
+        announced = (record.signer for record in await known_peers(library, run))
+        providers = tuple(dict.fromkeys((*providers, *announced)))
+    try:
+        genesis, _ = open_genesis(await library.blob(run, providers))
+    except UnavailableError as error:
+        nobody = hints is not None and not hints and not providers
+        raise UnavailableError(
+            f"the genesis of run paris://{run.removeprefix('sha256:')[:16]}… could not be fetched",
+            error.why,
+            "this key names no peers: give one with --peer" if nobody else error.hint,
+        ) from error
+    require_trainable(genesis)
     return genesis
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError
 from paris.models.inspect import check_config, check_weights
 from paris.models.networks import read_config
-from paris.models.presets import PRESETS, Preset
+from paris.models.presets import PRESETS, TEXT_ENCODERS, Preset
 from paris.models.text import TextEncoder, open_text_encoder
 from paris.protocol import envelope
-from paris.protocol.errors import RecordError, ResourceError, UsageError
+from paris.protocol.errors import ResourceError, UsageError, VerificationError
 from paris.protocol.genesis import Admission, Codec, Copies, Lease, RunName, Start
 from paris.protocol.identity import Identity
 from paris.protocol.records import Genesis
@@ -26,10 +26,10 @@ from paris.registry.runkey import RunKey
 from paris.registry.shards import ClusterShards, shard_names, write_shards
 from paris.registry.sources import Rejects, Source, read_samples
 from paris.registry.store import Store
+from paris.registry.trainable import recipe_problem
 
 Progress = Callable[[str, int, int], None]
 
-TEXT_ENCODERS = {384: ("minilm", "all-MiniLM-L6-v2"), 768: ("clip", "openai/clip-vit-large-patch14")}
 PACKAGED_START = "base"
 PACKAGED_CODEC = "autoencoder"
 
@@ -141,6 +141,8 @@ class _Rules(Payload):
 
 def _rules(choices: Choices, preset: Preset, store: Store) -> _Rules:
     plan = choices.plan
+    if problem := recipe_problem(plan.expert) or recipe_problem(plan.router):
+        raise UsageError("nobody could train this run", problem, "Correct the number named there")
     fields = {
         "name": choices.name,
         "admission": {"policy": "list" if choices.admitted else "open", "keys": list(choices.admitted)},
@@ -151,7 +153,7 @@ def _rules(choices: Choices, preset: Preset, store: Store) -> _Rules:
     }
     try:
         return _Rules.parse(fields)
-    except RecordError as error:
+    except VerificationError as error:
         raise UsageError("this run cannot be made as asked", error.why, "Correct what is named there") from error
 
 

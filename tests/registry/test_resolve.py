@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 import pytest
-from network_simulator import ANN, BEN, CURATOR, EVE, TARGET, NetworkSimulator, exported, person
+from network_simulator import ANN, BEN, CURATOR, EVE, ROUTER, TARGET, NetworkSimulator, exported, genesis_fields, person
 
 from paris.protocol import envelope
 from paris.protocol.digests import sha256_of
@@ -18,6 +18,7 @@ from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit, known_peers, load_genesis, resolve, resolve_unit
 
 UNIT = "cluster-0"
+MODEL, TEXT, TRAINING = (genesis_fields()[name] for name in ("model", "text", "training"))
 
 
 def resolved_run(library: Library, **options) -> ResolvedRun:
@@ -142,6 +143,43 @@ def test_a_genesis_nobody_serves(library, network):
     with pytest.raises(UnavailableError) as caught:
         resolved_run(library)
     assert caught.value.exit_code == 4
+    assert f"the genesis of run paris://{network.run[7:23]}" in caught.value.what
+
+
+def test_a_genesis_comes_from_a_peer_that_only_announced_itself(library, network):
+    network.serve(BEN, network.bytes_of(network.run))
+    network.leave(CURATOR)
+    network.greet(BEN)
+    assert asyncio.run(load_genesis(library, network.run)) == network.genesis
+
+
+@pytest.mark.parametrize(("hints", "said"), [((), True), (("/ip4/1.1.1.1/tcp/1/p2p/x",), False), (None, False)])
+def test_a_key_that_names_nobody_is_told_so(library, network, hints, said):
+    with pytest.raises(UnavailableError, match="the genesis of run") as caught:
+        asyncio.run(load_genesis(library, network.run, hints=hints))
+    assert ("this key names no peers: give one with --peer" in caught.value.hint) is said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"preset": "giant", "expert": {}, "router": {}}}, "preset 'giant'"),
+        ({"model": {**MODEL, "expert": {**MODEL["expert"], "width": 2**20}}}, "not those of the preset micro"),
+        ({"model": {**MODEL, "expert": {}}}, "not those of the preset micro"),
+        ({"model": {**MODEL, "router": {**ROUTER, "clusters": 3}}}, "not those of the preset micro"),
+        ({"model": {**MODEL, "preset": "tiny"}}, "not those of the preset tiny"),
+        ({"text": {**TEXT, "tokens": 2**40}}, "text encoder"),
+        ({"text": {**TEXT, "name": "../../etc"}}, "text encoder"),
+        ({"text": {**TEXT, "kind": "clip"}}, "text encoder"),
+        ({"training": {**TRAINING, "expert": {**TRAINING["expert"], "lr": "0"}}}, "lr 0.0 above 0"),
+    ],
+)
+def test_a_genesis_that_asks_for_the_absurd_is_refused_before_anything_is_built(store, changes, said):
+    network = NetworkSimulator(**changes)
+    with pytest.raises(RecordError, match="cannot train the run 'squares'") as caught:
+        asyncio.run(load_genesis(Library(store, network), network.run, network.providers))
+    assert said in caught.value.why
+    assert caught.value.exit_code == 3
 
 
 # Tips that lie.

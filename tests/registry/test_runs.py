@@ -288,6 +288,18 @@ def test_an_impossible_plan_is_refused_before_the_data_are_read(choices, tmp_pat
     assert said in refused(changed, tmp_path, "cannot be made as asked").why
 
 
+@pytest.mark.parametrize("part", ["expert", "router"])
+def test_a_learning_rate_of_nothing_is_refused_before_the_data_are_read(choices, tmp_path, part):
+    recipe = getattr(choices.plan, part).model_copy(update={"lr": "0"})
+    changed = replace(choices, plan=replace(choices.plan, **{part: recipe}))
+    assert "lr 0.0 above 0" in refused(changed, tmp_path, "nobody could train this run").why
+
+
+def test_a_number_beyond_json_is_a_typing_mistake_and_no_attack(choices, tmp_path):
+    changed = replace(choices, plan=replace(choices.plan, life_s=10**30))
+    refused(changed, tmp_path, "cannot be made as asked")
+
+
 @pytest.mark.parametrize("preset", ["dit-b-2", "dit-xl-2"])
 def test_a_preset_whose_autoencoder_is_not_packaged_is_refused_at_once(tmp_path, preset):
     error = refused(Choices.default("large", 2, preset), tmp_path, "cannot be made as asked")
