@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paris.protocol.errors import UsageError
+from paris.registry.runkey import peer_address
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def _from_file(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not valid TOML", why=str(error), hint="Correct the line, or move the file away."
         ) from error
@@ -68,16 +69,23 @@ def _typed(name: str, value: Any) -> Any:
         case "home":
             return Path(value).expanduser()
         case "threads":
-            try:
-                threads = int(value)
-            except ValueError:
-                threads = -1
-            if threads < 0:
+            if not str(value).isdecimal():
                 raise UsageError(
                     f"threads = {value!r} is not a number of CPU threads", hint="Give 0 for all cores, or 1, 2, …"
                 )
-            return threads
+            return int(value)
         case "peers" | "announce":
-            return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+            return _addresses(name, value)
         case _:
-            return str(value)
+            if not isinstance(value, str):
+                raise UsageError(f"{name} = {value!r} is not a text", hint=f'Put it in quotes: {name} = "…"')
+            return value
+
+
+def _addresses(name: str, value: Any) -> tuple[str, ...]:
+    """Addresses from a list, or from one text with commas; peers must name who answers there."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise UsageError(f"{name} = {value!r} is not a list of addresses", hint=f'Write {name} = ["/ip4/…"]')
+    given = (part.strip() for part in parts if part.strip())
+    return tuple(peer_address(part) if name == "peers" else part for part in given)

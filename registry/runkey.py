@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote
 
-from paris.protocol.errors import UsageError
+from paris.protocol.errors import SignatureError, UsageError
+from paris.protocol.identity import public_key_of
 
 _KEY = re.compile(r"((?i:paris)://)?(?P<run>[0-9a-f]{64})/?(\?(?P<query>.*))?")
 
@@ -39,7 +40,8 @@ class RunKey:
                 + (f", this one has {len(found)} characters there" if joined.startswith("paris://") else ""),
                 hint="Copy the whole key that `paris-node run create` printed.",
             )
-        return cls("sha256:" + key["run"], tuple(parse_qs(key["query"] or "").get("peer", ())))
+        peers = parse_qs(key["query"] or "").get("peer", ())
+        return cls("sha256:" + key["run"], tuple(peer_address(peer) for peer in peers))
 
     def with_peers(self, peers: tuple[str, ...]) -> RunKey:
         """The same run with other hints."""
@@ -53,3 +55,20 @@ class RunKey:
     def __str__(self) -> str:
         query = "&".join("peer=" + quote(peer, safe="/") for peer in self.peers)
         return f"paris://{self.hex}" + (f"?{query}" if query else "")
+
+
+def peer_address(text: str) -> str:
+    """Return the address of a peer as it was typed.
+
+    Raises:
+        UsageError: it does not end at a peer, and so nobody could tell whether the right one answers.
+    """
+    try:
+        public_key_of(text.rpartition("/p2p/")[2])
+    except SignatureError as error:
+        raise UsageError(
+            f"{text!r} is not the address of a peer",
+            why=f"it must end in /p2p/ and the peer's id, and {error.what}",
+            hint="An address reads like /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…; `paris-node start` prints its own",
+        ) from error
+    return text

@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris.protocol.errors import UsageError
+from paris.protocol.identity import Identity
 from paris.registry.runkey import RunKey
 
 HEX = "0123456789abcdef" * 4
 digits = st.text("0123456789abcdef", min_size=64, max_size=64)
-addresses = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=4).map(tuple)
+PEER = "/p2p/" + Identity.from_seed(b"7" * 32).peer_id
+places = st.text(st.characters(exclude_categories=["Cs"]))
+addresses = st.lists(places.map(lambda place: "".join(place.split()) + PEER), max_size=4).map(tuple)
 
 
 @given(digits, addresses)
@@ -21,8 +24,8 @@ def test_a_key_survives_printing(hexadecimal, peers):
 
 
 def test_a_key_reads_as_documented():
-    peers = ("/ip4/1.2.3.4/tcp/4001/p2p/12D3KooWabc", "/dns4/a.example/tcp/1")
-    text = f"paris://{HEX}?peer=/ip4/1.2.3.4/tcp/4001/p2p/12D3KooWabc&peer=/dns4/a.example/tcp/1"
+    peers = ("/ip4/1.2.3.4/tcp/4001" + PEER, "/dns4/a.example/tcp/1" + PEER)
+    text = f"paris://{HEX}?peer=/ip4/1.2.3.4/tcp/4001{PEER}&peer=/dns4/a.example/tcp/1{PEER}"
     assert RunKey.parse(text) == RunKey("sha256:" + HEX, peers)
     assert str(RunKey("sha256:" + HEX, peers)) == text
     assert str(RunKey("sha256:" + HEX)) == f"paris://{HEX}"
@@ -44,7 +47,18 @@ def test_what_mail_and_shells_do_to_a_key_is_forgiven(typed):
 
 
 def test_unknown_hints_are_passed_over():
-    assert RunKey.parse(f"paris://{HEX}?hub=someone/something&peer=/ip4/1.1.1.1/tcp/1").peers == ("/ip4/1.1.1.1/tcp/1",)
+    peer = "/ip4/1.1.1.1/tcp/1" + PEER
+    assert RunKey.parse(f"paris://{HEX}?hub=someone/something&peer={peer}").peers == (peer,)
+
+
+@pytest.mark.parametrize(
+    "hint", ["/ip4/1.2.3.4/tcp/80", "/ip4/1.2.3.4/tcp/80/p2p/", "/ip4/1.2.3.4/tcp/80/p2p/12D3KooWabc", "x", PEER + "x"]
+)
+def test_a_hint_that_ends_at_no_peer_is_a_typing_mistake_and_no_attack(hint):
+    with pytest.raises(UsageError, match="is not the address of a peer") as caught:
+        RunKey.parse(f"paris://{HEX}?peer={hint}")
+    assert caught.value.exit_code == 2
+    assert "/p2p/" in caught.value.hint
 
 
 @pytest.mark.parametrize(
