@@ -1,4 +1,4 @@
-"""What the demo draws: things, colours and styles the sample pictures know."""
+"""What the demo draws. Green square, tomato, full moon, blue heart and blue book are held out: no training saw them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ PROMPTS = (
     "crying face, 3d style: cry, face, sad, tear",
     "dog face, 3d style: dog, face, pet",
     "cat face, flat style: cat, face, pet",
-    "fried egg, gradient style: breakfast, cooking, egg",
-    "hot beverage, 3d style: coffee, drink, tea",
+    "tomato, 3d style: fruit, vegetable",
+    "blue heart, noto style: blue, heart",
     "sunflower, noto style: flower, sun",
     "evergreen tree, flat style: tree",
     "sailboat, 3d style: boat, sea",
@@ -20,5 +20,5 @@ PROMPTS = (
     "full moon, 3d style: moon, full",
     "blue circle, noto style: blue, circle",
     "blue book, flat style: book, blue",
-    "soccer ball, gradient style: ball, soccer",
+    "strawberry, gradient style: berry, fruit",
 )
