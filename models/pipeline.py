@@ -79,8 +79,11 @@ class ParisPipeline(DiffusionPipeline):
         root, dtype = Path(folder), options.pop("torch_dtype", torch.float32)
         if options:
             raise PipelineError(f"ParisPipeline.from_pretrained knows torch_dtype only, not {', '.join(options)}.")
-        index, text = _read_json(root / INDEX), _read_json(root / TEXT)
+        index = _read_json(root / INDEX, experts=int, codec=str)
+        text = _read_json(root / TEXT, kind=str, name=str, tokens=int)
         folders = [root / f"expert_{k}" for k in range(index["experts"])]
+        if not folders:
+            raise PipelineError(f"{root} is not a whole pipeline: {INDEX} names no experts. Fetch it again.")
         for part in (*folders, root / "router"):
             if not (part / "config.json").is_file():
                 raise PipelineError(
@@ -200,9 +203,13 @@ def _open_text(text: dict[str, Any]) -> TextEncoder:
     return encoder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, **parts: type) -> dict[str, Any]:
+    """Read an object that has these parts."""
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path.parent} is not a whole pipeline: {path.name} cannot be read ({error}).") from error
-    return value
+    for name, kind in parts.items():
+        if not isinstance(value, dict) or not isinstance(value.get(name), kind):
+            raise PipelineError(f"{path.parent} is not a whole pipeline: {path.name} lacks {name!r}. Fetch it again.")
+    return dict(value)

@@ -144,3 +144,12 @@ def test_autoencoder_travels_with_the_pipeline(tmp_path, minilm, make_expert, ma
 def test_levels_of_a_picture_by_hand():
     image = to_images(torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1))[0]
     assert image.getpixel((0, 0)) == (0, 128, 255)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"experts": "two", "codec": "pixels"}', '{"experts": 0, "codec": "x"}', "3"]
+)
+def test_an_index_that_names_no_experts_is_refused_in_words(folder, text):
+    (folder / "model_index.json").write_text(text)
+    with pytest.raises(PipelineError, match=r"not a whole pipeline: model_index\.json"):
+        ParisPipeline.from_pretrained(folder)
