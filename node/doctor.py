@@ -11,11 +11,12 @@ from typing import Any
 
 from paris.node.home import Home
 from paris.node.settings import Settings
-from paris.protocol.errors import ParisError
+from paris.protocol.errors import NetworkError, ParisError, ResourceError
 from paris.registry.runkey import RunKey
 
 ENOUGH_DISK_BYTES = 5 * 10**9
 ENOUGH_MEMORY_BYTES = 3 * 10**9
+NETWORK = "network"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,20 @@ def examine(settings: Settings, run: str | None) -> list[Finding]:
     return findings
 
 
+def exit_code(findings: list[Finding]) -> int:
+    """0 without problems, the network's exit code where all problems are of the network, else that of resources."""
+    problems = {finding.what for finding in findings if finding.verdict == "problem"}
+    if not problems:
+        return 0
+    return NetworkError.exit_code if problems == {NETWORK} else ResourceError.exit_code
+
+
 def _key(home: Home) -> Finding:
-    peer_id = home.identity().peer_id
+    try:
+        peer_id = home.identity().peer_id
+    except (ParisError, OSError) as error:
+        cure = f"Put the right key there, or move {home.identity_path} away; a new key is a new name."
+        return Finding("key", "problem", f"{home.identity_path} cannot be used: {error}", cure)
     mode = stat.S_IMODE(home.identity_path.stat().st_mode)
     if mode & 0o077:
         return Finding("key", "problem", f"others can read it (mode {mode:o})", f"chmod 600 {home.identity_path}")
@@ -77,7 +90,7 @@ def _device() -> Finding:
         properties = torch.cuda.get_device_properties(0)
         return Finding("device", "ok", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
     cores = len(os.sched_getaffinity(0))
-    return Finding("device", "ok", f"CPU, {cores} cores; enough for the tiny presets, not for dit-b-2 and larger")
+    return Finding("device", "ok", f"CPU, {cores} cores; enough for the tiny presets, not for large models")
 
 
 def _text_encoder() -> Finding:
@@ -91,20 +104,21 @@ def _text_encoder() -> Finding:
 
 
 async def _network(settings: Settings, key: RunKey | None) -> list[Finding]:
-    """Start the daemon, and ask the run's peers for its genesis."""
+    """Start the daemon under a passing name, and ask the run's peers for its genesis."""
     from paris.node.peer import open_peer
     from paris.registry.resolve import load_genesis
 
     findings = []
     try:
-        async with open_peer(settings, key.peers if key else ()) as peer:
-            findings.append(Finding("daemon", "ok", f"libp2p daemon runs, listening on {', '.join(peer.swarm.addrs)}"))
-            findings += [
-                Finding("peers", "problem", warning, "Ask for a fresh run key.") for warning in peer.swarm.warnings
-            ]
+        hints = (*(key.peers if key else ()), *settings.peers)
+        async with open_peer(settings, hints, serve=False) as peer:
+            findings.append(Finding("daemon", "ok", "libp2p daemon runs"))
+            if hints:
+                findings.append(Finding(NETWORK, "ok", f"{peer.swarm.reachable_peers()} peers answer"))
             if key:
-                genesis = await load_genesis(peer.library, key.run)
+                genesis = await load_genesis(peer.library, key.run, hints=hints)
                 findings.append(Finding("run", "ok", f"{genesis.name!r} answers, {len(genesis.units())} units"))
     except ParisError as error:
-        findings.append(Finding("network", "problem", f"{error.what} {error.why}".strip(), error.hint))
+        what = NETWORK if isinstance(error, NetworkError) else "run"
+        findings.append(Finding(what, "problem", f"{error.what}: {error.why}".strip(" :"), error.hint))
     return findings

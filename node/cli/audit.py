@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
-from paris.node.console import emit, err, errors_to_exit_codes, out, short
+from paris.node.console import emit, err, errors_to_exit_codes, out, plain, printable, short
 from paris.node.settings import Settings
 from paris.protocol.errors import VerificationError
 from paris.registry.runkey import RunKey
@@ -43,26 +43,28 @@ async def audit_run(key: RunKey, settings: Settings) -> Audit:
 
     async with open_peer(settings, key.peers, serve=False) as peer:
         providers = tuple(record.signer for record in await known_peers(peer.library, key.run))
-        await load_genesis(peer.library, key.run, providers)
+        await load_genesis(peer.library, key.run, providers, hints=(*key.peers, *settings.peers))
         resolved = await resolve(peer.library, key.run, providers)
         return await audit_resolved(peer.library, resolved, providers, lambda unit: err.print(f"checking {unit} …"))
 
 
 def print_report(report: Audit) -> None:
     """The report for people: every expert, its lineage, its checks, and what was not checked."""
-    out.print(f"[bold]{report.name}[/]  {report.run}")
-    out.print(f"curated by {', '.join(short(c) for c in report.curators)}; data: {report.data}", markup=False)
-    out.print(f"experts start from: {report.start}", markup=False)
+    out.print(f"[bold]{plain(report.name)}[/]  {report.run}")
+    out.print(
+        f"curated by {', '.join(short(c) for c in report.curators)}; data: {printable(report.data)}", markup=False
+    )
+    out.print(f"experts start from: {printable(report.start)}", markup=False)
     for unit in report.units:
         out.print(f"\n[bold]{unit.unit}[/]  step {unit.step}/{unit.target}  level: [bold]{unit.level}[/]")
         for row in unit.lineage:
-            out.print(f"  {_lineage_line(row)}", markup=False)
+            out.print(f"  {printable(_lineage_line(row))}", markup=False)
         for check in unit.checks:
             verdict = "[green]ok    [/]" if check.ok else "[red]FAILED[/]"
-            out.print(f"  {verdict} {check.name}: {check.detail}")
+            out.print(f"  {verdict} {check.name}: {plain(check.detail)}")
     if report.units:
         out.print(f"\nnot checked: {'; '.join(report.units[0].not_checked)}")
-    out.print(f"audit: {report.verdict()}", style="green" if report.ok else "red", markup=False)
+    out.print(f"audit: {printable(report.verdict())}", style="green" if report.ok else "red", markup=False)
 
 
 def _lineage_line(row: dict[str, Any]) -> str:

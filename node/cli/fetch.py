@@ -30,7 +30,7 @@ def fetch(
         key = RunKey.parse(run)
         folder = to or Path(f"paris-{key.hex[:10]}")
         result = asyncio.run(fetch_run(key, Settings.load(home=home, peers=peer, listen=listen), folder))
-        emit(result) if json else out.print(str(folder))
+        emit(result) if json else out.print(str(folder), markup=False)
 
 
 async def fetch_run(key: RunKey, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ async def fetch_run(key: RunKey, settings: Settings, folder: Path) -> dict[str, 
 
     async with open_peer(settings, key.peers, serve=False) as peer:
         providers = tuple(record.signer for record in await known_peers(peer.library, key.run))
-        await load_genesis(peer.library, key.run, providers)
+        await load_genesis(peer.library, key.run, providers, hints=(*key.peers, *settings.peers))
         resolved = await resolve(peer.library, key.run, providers)
         with progress_bar() as bar:
             task = bar.add_task("fetching, Ctrl-C is safe", total=None, unit="MB")

@@ -47,7 +47,7 @@ def export(
             raise UsageError(f"{file} exists", why="a key is never written over a file", hint="Choose another name.")
         write_bytes(file, text.encode(), mode=0o600)
         emit({"peer_id": identity.peer_id, "file": str(file)}) if json else err.print(
-            f"{identity.peer_id} is kept in {file}"
+            f"{identity.peer_id} is kept in {file}", markup=False
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +22,7 @@ def create(
         str, typer.Argument(help="sample:emoji, a folder of pictures with captions, or 'shards-{000..099}.tar'.")
     ],
     clusters: Annotated[int, typer.Option("--clusters", min=1, help="How many experts.")] = 8,
-    model: Annotated[
-        str, typer.Option("--model", help="Preset: tiny, tiny-pixels, micro, dit-b-2, dit-xl-2.")
-    ] = "tiny",
+    model: Annotated[str, typer.Option("--model", help="Preset: tiny, tiny-pixels, or micro (for tests).")] = "tiny",
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     start: Annotated[str | None, typer.Option("--start", help="scratch, base, or a folder of weights.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps of each expert.")] = None,
@@ -62,7 +61,7 @@ def create(
     with errors_to_exit_codes(as_json=json):
         from paris.registry.runs import Choices
 
-        choices = Choices.default(name or Path(data).name.replace(":", " "), clusters, model)
+        choices = Choices.default(name or default_name(data), clusters, model)
         choices = replace(
             choices,
             features=features,
@@ -128,6 +127,12 @@ def make_run(
     }
 
 
+def default_name(data: str) -> str:
+    """What a run is called after its data: the last part of the path, with only what a run's name may hold."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", " ", re.sub(r"[{}]", "", Path(data).absolute().name))
+    return re.sub(r"^[^A-Za-z0-9]+", "", name)[:64].strip() or "run"
+
+
 def _adjusted(
     plan: Any,
     steps: int | None,
@@ -138,13 +143,17 @@ def _adjusted(
     others: dict[str, int | None],
 ) -> Any:
     """The preset's plan with the curator's own numbers in it."""
+    from paris.protocol.errors import UsageError, VerificationError
     from paris.protocol.records import Recipe
 
     def recipe(old: Recipe, changes: dict[str, Any]) -> Recipe:
         given = {key: value for key, value in changes.items() if value is not None}
         if "steps" in given and "publish_every" not in given:
             given["publish_every"] = max(1, given["steps"] // 4)
-        return Recipe.parse({**old.model_dump(mode="json"), **given})
+        try:
+            return Recipe.parse({**old.model_dump(mode="json"), **given})
+        except VerificationError as error:
+            raise UsageError("nobody could train with these numbers", error.why or error.what) from error
 
     return replace(
         plan,

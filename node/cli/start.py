@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
-from paris.node.console import emit, err, errors_to_exit_codes, short
+from paris.node.console import emit, err, errors_to_exit_codes, plain, printable, short
 from paris.node.settings import Settings
 from paris.registry.runkey import RunKey
 
@@ -46,7 +46,7 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
 
     with Home(settings.home).locked():
         async with open_peer(settings, key.peers) as peer:
-            genesis = await load_genesis(peer.library, key.run)
+            genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
             contributor = Contributor(
                 peer, key.run, genesis, settings.training_threads, settings.name, report, trains=trains
             )
@@ -68,7 +68,7 @@ def _json_report(event: str, **fields: Any) -> None:
 def _text_report(event: str, **fields: Any) -> None:
     match event:
         case "ready":
-            err.print(f"[bold]{fields['name']}[/]: joined as {fields['peer_id']}")
+            err.print(f"[bold]{plain(fields['name'])}[/]: joined as {fields['peer_id']}")
             err.print(f"  others can join through {fields['run']}", markup=False)
             err.print("  Ctrl-C checkpoints, publishes and leaves; nothing is lost")
         case "step":
@@ -82,9 +82,9 @@ def _text_report(event: str, **fields: Any) -> None:
         case "prepare":
             err.print(f"  {fields['unit']}: {fields['done']} samples encoded", end="\r")
         case "waiting":
-            err.print(f"waiting: {fields['reason']}", markup=False)
+            err.print(f"waiting: {printable(fields['reason'])}", markup=False)
         case "complete":
             err.print("[bold green]the run is complete[/]; still serving it, Ctrl-C leaves")
         case _:
             details = "  ".join(f"{key} {value}" for key, value in fields.items())
-            err.print(f"{event}: {details}", markup=False)
+            err.print(f"{event}: {printable(details)}", markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
-from paris.node.console import emit, errors_to_exit_codes, out, short
+from paris.node.console import emit, errors_to_exit_codes, out, plain, short
 from paris.node.settings import Settings
 from paris.registry.runkey import RunKey
 
@@ -36,7 +36,7 @@ async def _survey(key: RunKey, settings: Settings) -> dict[str, Any]:
     from paris.registry.resolve import load_genesis
 
     async with open_peer(settings, key.peers, serve=False) as peer:
-        genesis = await load_genesis(peer.library, key.run)
+        genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
         resolved, claims, names = await look(peer.library, key.run, genesis)
         return {
             "name": genesis.name,
@@ -48,17 +48,17 @@ async def _survey(key: RunKey, settings: Settings) -> dict[str, Any]:
 
 def units_table(title: str, units: list[dict[str, Any]]) -> Table:
     """The units of a run as a table: cluster, holder, steps, loss, lease, copies."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
     for column in ("unit", "about", "holder", "steps", "published", "hold-out", "lease", "copies"):
         table.add_column(
             column, justify="right" if column in {"steps", "published", "hold-out", "lease", "copies"} else "left"
         )
     for unit in units:
         done = unit["published_step"] >= unit["target"]
-        holder = unit["holder_name"] or (short(unit["holder"]) if unit["holder"] else "")
+        holder = plain(unit["holder_name"]) or (short(unit["holder"]) if unit["holder"] else "")
         table.add_row(
             unit["unit"],
-            ", ".join(unit["words"]),
+            plain(", ".join(unit["words"])),
             "[green]done[/]" if done else holder or "[dim]unclaimed[/]",
             f"{unit['step']}/{unit['target']}",
             str(unit["published_step"]),

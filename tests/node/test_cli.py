@@ -7,11 +7,26 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
 from typer.testing import CliRunner, Result
 
+from paris.models.presets import PRESETS
 from paris.node.cli.app import app
+from paris.node.cli.audit import print_report
+from paris.node.cli.generate import ensemble_folder
+from paris.node.cli.run import default_name
+from paris.node.cli.status import units_table
+from paris.node.console import printable
+from paris.node.home import Home
+from paris.node.settings import Settings
+from paris.protocol.errors import NetworkError
+from paris.protocol.genesis import Codec, RunName
+from paris.registry.audit import Audit, Check, UnitAudit
 
 DEAD_PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDqXSWvV53X4Brd2tAHvnTt2wppht6DjoEJQFmbvVNsub"
 RUN = "paris://" + "0" * 64
@@ -19,6 +34,13 @@ RUN = "paris://" + "0" * 64
 
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def rendered(table: Table) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
 
 
 def test_help_needs_no_torch() -> None:
@@ -50,6 +72,15 @@ def test_help_names_the_defaults(command: str) -> None:
         (("run", "create", "no-such-data"), "There is no data"),
         (("run", "create", "sample:emojis"), "sample"),
         (("run", "create", "sample:emoji", "--model", "tinny"), "no preset 'tinny'"),
+        (("run", "create", "sample:emoji", "--lr", "0"), "nobody could train this run"),
+        (("run", "create", "sample:emoji", "--lr", "abc"), "nobody could train with these numbers"),
+        (("run", "create", "sample:emoji", "--steps", "9" * 20), "nobody could train with these numbers"),
+        (("run", "create", "sample:emoji", "--lease", "9" * 20), "cannot be made as asked"),
+        (("fetch", RUN + "?peer=/ip4/1.2.3.4/tcp/80"), "is not the address of a peer"),
+        (("status", RUN, "--peer", "/ip4/1.2.3.4/tcp/80"), "is not the address of a peer"),
+        (("doctor", "paris://abc"), "64 hexadecimal digits"),
+        (("generate", RUN[:-1], "a fox"), "this one has 63"),
+        (("generate", "no-such-folder", "a fox", "--out", "."), "is a folder"),
         (("key", "import", "no-such-file"), "there is no file"),
     ],
 )
@@ -80,6 +111,122 @@ def test_setting_with_a_typo_in_config_toml_is_named(tmp_path: Path) -> None:
     result = invoke("key", "show", "--home", tmp_path, "--json")
     assert result.exit_code == 2
     assert "'lissten'" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("key", "show", "--home", "/dev/null"),
+        ("status", RUN, "--home", "/dev/null"),
+        ("doctor", "--home", "/dev/null"),
+        ("key", "export", "/proc/x"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_named_with_exit_code_5(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARIS_HOME", str(tmp_path))
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 5, result.output
+    assert json.loads(result.stdout)["error"] == "ResourceError"
+    assert "cannot be used" in result.stdout
+
+
+def test_the_help_of_create_names_the_presets_that_can_make_a_run() -> None:
+    codecs = get_args(Codec.model_fields["kind"].annotation)
+    told = " ".join(invoke("run", "create", "--help").output.split())
+    for preset in PRESETS.values():
+        assert (preset.name in told) is (preset.codec in codecs)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("sample:emoji", "sample emoji"),
+        ("/data/data-{00..31}.tar", "data-00..31.tar"),
+        ("photos & more/", "photos more"),
+        ("été", "t"),
+        ("_._", "run"),
+        ("/", "run"),
+        ("x" * 99, "x" * 64),
+    ],
+)
+def test_a_run_is_named_after_its_data_whatever_they_are_called(data: str, name: str) -> None:
+    assert default_name(data) == name
+    assert TypeAdapter(RunName).validate_python(name) == name
+
+
+class TestTextFromStrangers:
+    """Names, words and errors that others wrote, some as markup, some as terminal commands."""
+
+    HOSTILE = ("eve [/boom]", "[/]", "[bold", "[link=http://x]y[/link]", "back\\", "a\x1b[2Jb\r\u202e\u0007")
+
+    @pytest.mark.parametrize("text", HOSTILE)
+    def test_a_peers_name_does_not_break_the_status_table(self, text: str) -> None:
+        unit = {
+            "unit": "cluster-0", "words": [text], "holder": "12D3KooWx", "holder_name": text, "step": 1, "target": 2,
+            "published_step": 0, "holdout_loss_micro": None, "lease_s": None, "copies": 0,
+        }  # fmt: skip
+        shown = rendered(units_table(text, [unit]))
+        assert shown.count(printable(text).strip()) == 3
+        assert not {"\x1b", "\r", "\u202e", "\u0007"} & set(shown)
+
+    @pytest.mark.parametrize("text", HOSTILE)
+    def test_a_datas_name_and_a_checks_detail_do_not_break_the_audit(
+        self, text: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        segment = {
+            "claimed_holdout_loss_micro": None, "parent": None, "checkpoint": "sha256:" + "0" * 64, "from_step": 0,
+            "to_step": 1, "signer": "12D3KooWx", "finished": text,
+        }  # fmt: skip
+        unit = UnitAudit("router", 1, 1, "attested", (Check("weights", ok=False, detail=text),), (segment,))
+        print_report(Audit("sha256:" + "0" * 64, text, ("12D3KooWx",), text, text, (unit,)))
+        shown = capsys.readouterr().out
+        assert shown.count(printable(text).strip()) >= 5
+        assert "\x1b[2J" not in shown
+
+    def test_a_setting_with_markup_does_not_break_the_doctor(self, tmp_path: Path) -> None:
+        result = invoke("doctor", "--home", tmp_path, "--listen", "[/x]")
+        assert result.exit_code == 5, result.output
+        assert "[/x]" in result.output
+
+
+class TestDoctor:
+    def test_a_broken_key_is_one_finding_among_others(self, tmp_path: Path) -> None:
+        (tmp_path / "identity.key").write_bytes(b"rubbish")
+        result = invoke("doctor", "--home", tmp_path, "--listen", "/ip4/127.0.0.1/tcp/0", "--json")
+        assert result.exit_code == 5, result.output
+        verdicts = {finding["what"]: finding["verdict"] for finding in json.loads(result.stdout)}
+        assert verdicts["key"] == "problem"
+        assert verdicts["daemon"] == "ok"
+
+    def test_only_the_network_in_the_way_is_exit_code_4(self, tmp_path: Path) -> None:
+        result = invoke("doctor", RUN, "--home", tmp_path, "--peer", DEAD_PEER, "--json")
+        assert result.exit_code == 4, result.output
+
+    def test_a_key_that_names_nobody_is_told_so(self, tmp_path: Path) -> None:
+        result = invoke("doctor", RUN, "--home", tmp_path, "--listen", "/ip4/127.0.0.1/tcp/0", "--json")
+        assert result.exit_code == 4, result.output
+        assert "this key names no peers" in result.stdout
+
+    def test_it_examines_beside_a_running_node_of_the_same_home(self, tmp_path: Path) -> None:
+        with Home(tmp_path).locked():
+            assert invoke("doctor", "--home", tmp_path, "--listen", "/ip4/127.0.0.1/tcp/0").exit_code == 0
+
+
+class TestGenerate:
+    @pytest.mark.parametrize("source", [RUN, RUN.upper(), "0" * 64])
+    def test_an_ensemble_fetched_earlier_is_used_when_nobody_answers(
+        self, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        settings = Settings.load({}, home=tmp_path, peers=[DEAD_PEER], listen="/ip4/127.0.0.1/tcp/0")
+        folder = tmp_path / "ensembles" / ("0" * 16)
+        with pytest.raises(NetworkError):
+            ensemble_folder(source, settings)
+        folder.mkdir(parents=True)
+        (folder / "model_index.json").write_text("{}")
+        assert ensemble_folder(source, settings) == folder
+        assert "fetched earlier" in capsys.readouterr().err
 
 
 class TestKey:
