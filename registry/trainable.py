@@ -25,8 +25,9 @@ def require_trainable(genesis: Genesis) -> None:
     if (text.kind, text.name, text.tokens) != (*TEXT_ENCODERS[preset.expert["text_dim"]], preset.text_tokens):
         asked = f"{text.kind} {text.name!r} with {text.tokens} tokens"
         raise _refused(genesis, f"its text encoder, {asked}, is not the one of the preset {preset.name}")
-    training = genesis.training
-    for recipe in (training.expert, training.router, *([training.base] if training.base else ())):
+    if genesis.start.kind == "base":
+        raise _refused(genesis, "it has a base unit to be trained first; experts start elsewhere here")
+    for recipe in (genesis.training.expert, genesis.training.router):
         if problem := recipe_problem(recipe):
             raise _refused(genesis, problem)
 

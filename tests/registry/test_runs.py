@@ -14,16 +14,17 @@ from registry_support import member_pair, picture, tar_bytes
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.protocol.digests import sha256_of
-from paris.protocol.errors import ResourceError, UsageError
+from paris.protocol.errors import RecordError, ResourceError, UsageError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
-from paris.protocol.records import open_genesis
+from paris.protocol.records import Genesis, open_genesis
 from paris.registry import runs
 from paris.registry.recipes import PLANS
 from paris.registry.runkey import RunKey
 from paris.registry.runs import Choices, Created, create_run, work_folder
 from paris.registry.sources import WebdatasetSource
 from paris.registry.store import Store
+from paris.registry.trainable import require_trainable
 
 THINGS = {"red": "a ripe red strawberry on a plate", "blue": "a fast blue racing car on a road"}
 TINY_START = files("paris.models") / "weights" / "base"
@@ -354,3 +355,14 @@ def test_work_of_other_data_is_not_mistaken_for_ours(source, choices, tmp_path):
     shutil.rmtree(tmp_path / "work")
     assert created(source, choices, tmp_path).key == changed
     assert json.loads((tmp_path / "work" / "plan.json").read_text())["v"] == 1
+
+
+def test_run_that_trains_a_base_first_is_refused_before_anything_is_fetched(network) -> None:
+    """This version knows no base unit, and must not train experts from nothing in its stead."""
+    training = network.genesis.training.model_dump(mode="json")
+    changed = network.genesis.model_dump(mode="json") | {
+        "start": {"kind": "base", "note": ""},
+        "training": training | {"base": training["expert"]},
+    }
+    with pytest.raises(RecordError, match="base unit"):
+        require_trainable(Genesis.parse(changed))
