@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 5.0
 """A daemon whose process was killed ends by itself after this time."""
+PATIENCE_S = 30.0
+"""Longest time for one operation through the daemon; a daemon that died may leave its callers without any answer."""
+_END_GRACE_S = 5.0
+_IN_OWN_SESSION = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])",
+)
 
 
 def parse_address(address: str) -> Any:
@@ -59,11 +68,19 @@ async def start_daemon(
     started: list[P2P] = []
 
     class Daemon(P2P):
-        """Remembers itself, because a failed `create` leaves its child process to nobody."""
+        """Remembers itself, because a failed `create` leaves its child process to nobody.
+
+        Its process leads a session of its own: Ctrl-C in a terminal reaches the whole process group, and a node that
+        is told to stop still needs its daemon to publish.
+        """
 
         def __init__(self) -> None:
             super().__init__()
             started.append(self)
+
+        @staticmethod
+        def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
+            return [*_IN_OWN_SESSION, *P2P._make_process_args(*args, **kwargs)]  # noqa: SLF001 - no other hook
 
     try:
         return await Daemon.create(
@@ -87,9 +104,40 @@ async def start_daemon(
 
 
 async def stop_daemon(p2p: P2P) -> None:
-    """Stop a daemon and leave no files behind."""
-    await p2p.shutdown()
+    """Stop a daemon, by force if it does not listen, and leave no files behind."""
+    try:
+        async with asyncio.timeout(_END_GRACE_S):
+            await p2p.shutdown()
+    except TimeoutError:
+        p2p._child.kill()  # noqa: SLF001 - P2P only asks
+        await p2p._child.wait()  # noqa: SLF001 - as above
+    control = p2p._client.control  # noqa: SLF001 - where the daemon died, its tasks did too, and nobody asks how
+    await asyncio.gather(control._read_task, control._write_task, return_exceptions=True)  # noqa: SLF001
     _remove_sockets(p2p)
+
+
+@asynccontextmanager
+async def bounded(p2p: P2P, what: str, limit_s: float) -> AsyncIterator[None]:
+    """Let what is done through a daemon fail in words and in time.
+
+    Args:
+        p2p: The daemon.
+        what: What fails if it fails, one sentence without its final stop.
+        limit_s: Longest time.
+
+    Raises:
+        NetworkError: The daemon has ended, refuses, or does not answer in time.
+    """
+    code = p2p._child.returncode  # noqa: SLF001 - P2P tells nobody that its child ended
+    if code is not None:
+        raise NetworkError(what, f"this node's libp2p daemon ended with code {code}", "start the node again")
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise NetworkError(what, f"no answer came through the libp2p daemon in {limit_s:g} s") from error
+    except (P2PDaemonError, OSError, EOFError) as error:  # P2PDaemonError includes ControlFailure
+        raise NetworkError(what, reason(error)) from error
 
 
 def _remove_sockets(p2p: P2P) -> None:

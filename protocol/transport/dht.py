@@ -6,10 +6,10 @@ The DHT is a hint service: a missing or false record may cost time, never integr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,10 +20,11 @@ from paris.protocol.identity import Identity, public_key_of
 from paris.protocol.records import Record, record_key
 from paris.protocol.transport.daemon import (
     CONNECT_TIMEOUT_S,
+    PATIENCE_S,
+    bounded,
     meet,
     parse_address,
     peer_of,
-    reason,
     start_daemon,
     stop_daemon,
 )
@@ -35,8 +36,8 @@ from paris.protocol.transport.libp2p import (
     DHTRecord,
     MSGPackSerializer,
     Multiaddr,
-    P2PDaemonError,
     PeerID,
+    connected_peers,
     open_stream,
 )
 from paris.protocol.transport.twin import refuse_twin
@@ -54,6 +55,7 @@ class Swarm:
         peer_id: This node's name.
         admissions: Admission by run id; add a run's when its genesis is known.
         warnings: Sentences about what did not go well while joining.
+        patience_s: Longest time for one operation; after it, NetworkError.
     """
 
     def __init__(self, p2p: P2P, node: DHTNode, guard: Guard, *, client_mode: bool) -> None:
@@ -61,6 +63,7 @@ class Swarm:
         self.peer_id: str = p2p.peer_id.to_base58()
         self.admissions = guard.book.admissions
         self.warnings: list[str] = []
+        self.patience_s = PATIENCE_S
         self._node, self._guard, self._client_mode = node, guard, client_mode
 
     @classmethod
@@ -135,12 +138,25 @@ class Swarm:
 
         Returns:
             Those addresses that answered.
+
+        Raises:
+            NetworkError: Our own daemon does not answer.
         """
-        met = await meet(self.p2p, addresses)
-        await asyncio.gather(*(self._node.protocol.call_ping(peer_of(address)) for address in met))
-        if met:
-            await self._node.find_nearest_nodes([self._node.node_id])
-        return met
+        async with self._bounded("the network could not be joined"):
+            met = await meet(self.p2p, addresses)
+            await asyncio.gather(*(self._node.protocol.call_ping(peer_of(address)) for address in met))
+            if met:
+                await self._node.find_nearest_nodes([self._node.node_id])
+            return met
+
+    async def neighbours(self) -> list[str]:
+        """Peer ids this node is connected to now, in the DHT or not.
+
+        Raises:
+            NetworkError: Our own daemon does not answer.
+        """
+        async with self._bounded("the connected peers could not be listed"):
+            return [peer.to_base58() for peer in await connected_peers(self.p2p)]
 
     async def publish(self, envelope: bytes) -> Record:
         """Store a signed record in the DHT and see that it is there.
@@ -152,19 +168,20 @@ class Swarm:
             EnvelopeError: Not an envelope of a record kind.
             SignatureError: Not signed by its signer, or the signer is not admitted to claim.
             RecordError: Not valid now, or it could never replace the signer's record before it.
-            NetworkError: The network did not keep it.
+            NetworkError: The network did not keep it, or our own daemon does not answer.
         """
         now_s = time.time()
         received = check_record(envelope, now_s, self.admissions)
         self._guard.book.offer(received, now_s)
         record = received.record
-        await self._node.store(
-            received.key,
-            envelope,
-            float(record.exp),
-            subkey=public_key_of(record.signer),
-            exclude_self=self._client_mode,
-        )
+        async with self._bounded(f"our {record.kind} could not be published"):
+            await self._node.store(
+                received.key,
+                envelope,
+                float(record.exp),
+                subkey=public_key_of(record.signer),
+                exclude_self=self._client_mode,
+            )
         kept = await self._read(received.key)
         if not any(other.digest == received.digest for other in kept):
             raise NetworkError(
@@ -183,6 +200,9 @@ class Swarm:
             kind: Record kind.
             run: Run id.
             slot: A unit; empty for `peer`.
+
+        Raises:
+            NetworkError: Our own daemon does not answer.
         """
         found = await self._read(record_key(kind, run, slot))
         honest = [received for received in found if not self._guard.book.equivocation(received)]
@@ -198,20 +218,22 @@ class Swarm:
         Raises:
             NetworkError: The peer cannot be reached or does not speak the protocol.
         """
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                return await open_stream(self.p2p, PeerID.from_base58(peer_id), protocol)
-        except (P2PDaemonError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            raise NetworkError(f"{peer_id} cannot be reached", reason(error)) from error
+        limit_s = min(CONNECT_TIMEOUT_S, self.patience_s)
+        async with bounded(self.p2p, f"{peer_id} cannot be reached", limit_s):
+            return await open_stream(self.p2p, PeerID.from_base58(peer_id), protocol)
 
     async def close(self) -> None:
-        """Leave the network and stop the daemon."""
+        """Leave the network and stop the daemon, whatever state it is in."""
         refresh = self._node.cache_refresh_task
         if refresh is not None:
             refresh.cancel()
-        with contextlib.suppress(P2PDaemonError, OSError):
-            await self._node.shutdown()
-        await stop_daemon(self.p2p)
+        try:
+            async with self._bounded("this node left without a good-bye"):
+                await self._node.shutdown()
+        except NetworkError as error:
+            logger.info("%s", error)
+        finally:
+            await stop_daemon(self.p2p)
 
     async def __aenter__(self) -> Self:
         return self
@@ -221,8 +243,12 @@ class Swarm:
     ) -> None:
         await self.close()
 
+    def _bounded(self, what: str) -> AbstractAsyncContextManager[None]:
+        return bounded(self.p2p, what, self.patience_s)
+
     async def _read(self, key: str) -> list[Received]:
-        found = await self._node.get(key, latest=True)
+        async with self._bounded("the network could not be asked for records"):
+            found = await self._node.get(key, latest=True)
         if found is None or not isinstance(found.value, dict):
             return []
         place = DHTID.generate(key).to_bytes()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
+from typing import Any
 
 os.environ.setdefault("HIVEMIND_LOGLEVEL", "CRITICAL")
 os.environ.setdefault("GOLOG_LOG_LEVEL", "fatal")
@@ -43,24 +44,42 @@ __all__ = [
     "P2PDaemonError",
     "PeerID",
     "RecordValidatorBase",
+    "connected_peers",
     "open_stream",
 ]
 
 
 async def open_stream(p2p: P2P, peer: PeerID, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a raw stream. hivemind's own call leaves its socket open where the peer cannot be reached.
+    """Open a raw stream.
 
     Raises:
         P2PDaemonError: The peer cannot be reached or does not speak the protocol.
     """
+    wanted = p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[protocol])
+    _, reader, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=wanted))
+    return reader, writer
+
+
+async def connected_peers(p2p: P2P) -> list[PeerID]:
+    """The peers the daemon has connections to now.
+
+    Raises:
+        P2PDaemonError: The daemon refuses.
+    """
+    response, _, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+    writer.close()
+    return [PeerID(peer.id) for peer in response.peers]
+
+
+async def _ask(p2p: P2P, request: Any) -> tuple[Any, asyncio.StreamReader, asyncio.StreamWriter]:
+    """Ask the daemon on a fresh connection. hivemind's own calls leave theirs open where no answer comes."""
     reader, writer = await p2p._client.control.daemon_connector.open_connection()  # noqa: SLF001 - see above
     try:
-        wanted = p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[protocol])
-        await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=wanted))
+        await write_pbmsg(writer, request)
         response = p2pd_pb2.Response()
         await read_pbmsg_safe(reader, response)
         raise_if_failed(response)
     except BaseException:
         writer.close()
         raise
-    return reader, writer
+    return response, reader, writer

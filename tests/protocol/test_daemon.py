@@ -52,6 +52,7 @@ def daemon_of(swarm: Swarm) -> int:
     return swarm.p2p._child.pid
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_process_group_and_the_node_still_publishes(tmp_path, run_async):
     async def scene():
         async with swarm_of(tmp_path, 1) as (first,):
@@ -94,21 +95,7 @@ def test_a_daemon_killed_hard_is_named_by_every_operation(tmp_path, run_async):
     run_async(scene())
 
 
-def test_a_daemon_that_dies_in_the_middle_ends_what_waits_for_it(tmp_path, run_async):
-    async def scene():
-        async with swarm_of(tmp_path, 1, 2) as (first, second):
-            second.patience_s = SHORT_S
-            os.kill(daemon_of(first), signal.SIGSTOP)  # so that second waits for it
-            reading = asyncio.create_task(second.records("claim", RUN, "cluster-0"))
-            await asyncio.sleep(0)
-            os.kill(daemon_of(second), signal.SIGKILL)
-            with pytest.raises(NetworkError):
-                await reading
-            os.kill(daemon_of(first), signal.SIGCONT)
-
-    run_async(scene())
-
-
+@pytest.mark.slow
 def test_a_daemon_that_hangs_is_waited_for_no_longer_than_agreed(tmp_path, run_async):
     async def scene():
         async with swarm_of(tmp_path, 1, 2) as (first, second):
