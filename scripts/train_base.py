@@ -100,6 +100,7 @@ def publish(trainer: Trainer, holdout: LatentCache, out_dir: Path, loss: float) 
         "steps": trainer.step,
         "samples_seen": trainer.step * trainer.recipe.batch,
         "recipe": {name: getattr(trainer.recipe, name) for name in ("batch", "lr", "ema", "weight_decay")},
+        "training_loss": round(loss, 4),
         "holdout_loss": round(holdout_loss, 4),
         "script": "scripts/train_base.py",
     }

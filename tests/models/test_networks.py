@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from paris.models.checkpoints import CheckpointError
 from paris.models.dit import DiT
+from paris.models.inspect import check_weights
+from paris.models.latents import PACKAGED_AUTOENCODER
 from paris.models.layers import patchify, unpatchify
 from paris.models.networks import load_network
 from paris.models.presets import PRESETS
@@ -142,3 +144,11 @@ def test_config_may_not_hide_a_pickle(exported):
     with pytest.raises(CheckpointError):
         load_network(DiT, exported)
     assert json.loads((exported / "config.json").read_text())["_class_name"] == "DiT"
+
+
+def test_packaged_base_fits_the_tiny_preset():
+    folder = PACKAGED_AUTOENCODER.parent / "base"
+    network = load_network(DiT, folder)
+    assert {name: network.config[name] for name in PRESETS["tiny"].expert} == PRESETS["tiny"].expert
+    config = json.loads((folder / "config.json").read_text())
+    assert check_weights(folder / "diffusion_pytorch_model.safetensors", config, "expert") == []
