@@ -11,7 +11,7 @@ from typing import Any
 
 from paris.node.home import Home
 from paris.node.settings import Settings
-from paris.protocol.errors import NetworkError, ParisError, ResourceError
+from paris.protocol.errors import NetworkError, ParisError, ResourceError, VerificationError
 from paris.registry.runkey import RunKey
 
 ENOUGH_DISK_BYTES = 5 * 10**9
@@ -119,6 +119,12 @@ async def _network(settings: Settings, key: RunKey | None) -> list[Finding]:
                 genesis = await load_genesis(peer.library, key.run, hints=hints)
                 findings.append(Finding("run", "ok", f"{genesis.name!r} answers, {len(genesis.units())} units"))
     except ParisError as error:
-        what = NETWORK if isinstance(error, NetworkError) else "run"
+        what = (
+            NETWORK
+            if isinstance(error, NetworkError)
+            else "run"
+            if isinstance(error, VerificationError)
+            else "settings"
+        )
         findings.append(Finding(what, "problem", f"{error.what}: {error.why}".strip(" :"), error.hint))
     return findings

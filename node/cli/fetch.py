@@ -29,7 +29,10 @@ def fetch(
     with errors_to_exit_codes(as_json=json):
         key = RunKey.parse(run)
         folder = to or Path(f"paris-{key.hex[:10]}")
+        stands_in_it = folder.resolve() == Path.cwd()
         result = asyncio.run(fetch_run(key, Settings.load(home=home, peers=peer, listen=listen), folder))
+        if stands_in_it:
+            err.print("  this folder was replaced as a whole: `cd .` shows what is in it now")
         emit(result) if json else out.print(str(folder), markup=False)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from paris.node.cli.options import HomeOption, JsonOption
-from paris.node.console import emit, err, errors_to_exit_codes, out, progress_bar
+from paris.node.console import emit, err, errors_to_exit_codes, out, printable, progress_bar
 from paris.node.settings import Settings
 
 app = typer.Typer(help="Make and look at runs.", no_args_is_help=True)
@@ -21,7 +21,7 @@ def create(
     data: Annotated[
         str, typer.Argument(help="sample:emoji, a folder of pictures with captions, or 'shards-{000..099}.tar'.")
     ],
-    clusters: Annotated[int, typer.Option("--clusters", min=1, help="How many experts.")] = 8,
+    clusters: Annotated[int, typer.Option("--clusters", min=1, max=4096, help="How many experts.")] = 8,
     model: Annotated[str, typer.Option("--model", help="Preset: tiny, tiny-pixels, or micro (for tests).")] = "tiny",
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     start: Annotated[str | None, typer.Option("--start", help="scratch, base, or a folder of weights.")] = None,
@@ -108,14 +108,13 @@ def make_run(
         created = create_run(source, choices, home.identity(), home.store, work, now_s(), progress)
     genesis = created.genesis
     for cluster in genesis.clusters:
-        err.print(
-            f"  {cluster.unit}: {cluster.samples} + {cluster.holdout_samples} held out: {', '.join(cluster.words[:8])}",
-            markup=False,
-        )
+        words = printable(", ".join(cluster.words[:8]))
+        counts = f"{cluster.samples} + {cluster.holdout_samples} held out"
+        err.print(f"  {cluster.unit}: {counts}: {words}", markup=False)
     if len(created.rejects):
-        err.print(f"  left out {len(created.rejects)} samples: {created.rejects.summary()}", markup=False)
+        err.print(f"  left out {len(created.rejects)} samples: {printable(created.rejects.summary())}", markup=False)
         for key, reason in created.rejects.entries[:10]:
-            err.print(f"    {key}: {reason}", markup=False)
+            err.print(f"    {printable(f'{key}: {reason}')}", markup=False)
     return {
         "run": str(created.key),
         "name": genesis.name,

@@ -91,7 +91,14 @@ def test_typing_mistake_is_named_with_exit_code_2(arguments: tuple[str, ...], sa
 
 
 @pytest.mark.parametrize(
-    "arguments", [("start",), ("demo", "--clusters", "1"), ("fetch", RUN, "--nonsense"), ("strat", RUN)]
+    "arguments",
+    [
+        ("start",),
+        ("demo", "--clusters", "1"),
+        ("fetch", RUN, "--nonsense"),
+        ("strat", RUN),
+        ("run", "create", "x", "--clusters", "5000"),
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     assert invoke(*arguments).exit_code == 2
@@ -188,7 +195,7 @@ class TestTextFromStrangers:
     def test_a_setting_with_markup_does_not_break_the_doctor(self, tmp_path: Path) -> None:
         result = invoke("doctor", "--home", tmp_path, "--listen", "[/x]")
         assert result.exit_code == 5, result.output
-        assert "[/x]" in result.output
+        assert "settings: '[/x]' is no network address" in result.output
 
 
 class TestDoctor:
