@@ -17,6 +17,7 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     TypeAdapter,
+    ValidationError,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -75,6 +76,25 @@ def _each_once(items: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
 Named = Annotated[tuple[Descriptor, ...], AfterValidator(_each_once)]
 """Descriptors that are found by name."""
 
+_STRICT = ConfigDict(strict=True)
+_LOSS: TypeAdapter[int] = TypeAdapter(Count, config=_STRICT)
+_POINT = Annotated[list[Count], Field(min_length=2, max_length=2)]
+_TRACE: TypeAdapter[list[list[int]]] = TypeAdapter(list[_POINT], config=_STRICT)
+
+
+def _measured(byproducts: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
+    """Losses travel on into tips, which every mirror validates: what no tip may say, no checkpoint may."""
+    for item in byproducts:
+        found = item.annotations or {}
+        try:
+            if item.name == "holdout" and "loss_micro" in found:
+                _LOSS.validate_python(found["loss_micro"])
+            if item.name == "loss" and "points" in found:
+                _TRACE.validate_python(found["points"])
+        except ValidationError as error:
+            raise ValueError(f"the byproduct {item.name!r} holds no loss in millionths, as a whole number") from error
+    return byproducts
+
 
 class Parameters(Payload):
     """What the contributor chose: the unit, the range of steps (from, to], the claim's sequence number, the seed."""
@@ -122,7 +142,7 @@ class RunDetails(_Spec):
 
     builder: Builder
     metadata: Metadata
-    byproducts: Named = Field(default=(), max_length=64)
+    byproducts: Annotated[Named, AfterValidator(_measured)] = Field(default=(), max_length=64)
 
 
 class Predicate(_Spec):
@@ -212,14 +232,13 @@ class Checkpoint(Payload):
     def holdout_loss_micro(self) -> int | None:
         """Claimed hold-out loss in millionths; None where none was measured."""
         value = self._byproduct("holdout").get("loss_micro")
-        return value if isinstance(value, int) else None
+        return None if value is None else _LOSS.validate_python(value)
 
     @property
     def loss_trace_micro(self) -> tuple[tuple[int, int], ...]:
         """Claimed training loss: pairs (step, loss in millionths)."""
-        points = self._byproduct("loss").get("points")
-        pairs = points if isinstance(points, list) else []
-        return tuple(point for point in map(_point, pairs) if point)
+        points = _TRACE.validate_python(self._byproduct("loss").get("points", []))
+        return tuple((step, loss_micro) for step, loss_micro in points)
 
     def dependency(self, name: str) -> str | None:
         """Digest of a named dependency: `parent`, `start`, or `shard/<file>`."""
@@ -237,13 +256,6 @@ class Checkpoint(Payload):
     def _byproduct(self, name: str) -> Mapping[str, JsonValue]:
         items = self.predicate.run_details.byproducts
         return next((item.annotations for item in items if item.name == name and item.annotations), {})
-
-
-def _point(pair: JsonValue) -> tuple[int, int] | None:
-    match pair:
-        case [int(step), int(loss_micro)]:
-            return step, loss_micro
-    return None
 
 
 def statement(

@@ -263,6 +263,10 @@ def checkpoints() -> Iterator[Broken]:
         "not-utc": ("08:00:00Z", "08:00:00+01:00", "Its time is not in UTC."),
         "subject-none": ('"subject":[{', '"subject":[],"x":[{', "It is about nothing."),
         "named-twice": (shard, shard + ',{"name":"parent"},{"name":"parent"}', "It names two parents."),
+        "loss-negative": ('"loss_micro":410000', '"loss_micro":-1', "Its hold-out loss is negative."),
+        "loss-boolean": ('"loss_micro":410000', '"loss_micro":true', "Its hold-out loss is no number."),
+        "trace-negative": ("[10,400000]", "[10,-1]", "Its loss trace holds a negative loss."),
+        "trace-point": ("[10,400000]", "[10]", "A point of its loss trace has no loss."),
         "algorithm": ('"digest":{"sha256"', '"digest":{"md5"', "A digest is not SHA-256."),
     }
     for name, (old, new, why) in cases.items():

@@ -20,7 +20,7 @@ from protocol_support import (
 )
 
 from paris.protocol import envelope
-from paris.protocol.errors import RecordError, SignatureError
+from paris.protocol.errors import ParisError, RecordError, SignatureError
 from paris.protocol.genesis import open_genesis
 from paris.protocol.records import RECORD_KINDS, Checkpoint, Claim, open_checkpoint, parse_record, record_key
 
@@ -229,14 +229,27 @@ def test_two_parents_of_one_checkpoint():
     assert Checkpoint.parse(fields).parent == digest_of("a")
 
 
-def test_what_a_contributor_claims_to_have_measured_is_read_where_it_makes_sense_and_left_out_elsewhere():
+@pytest.mark.parametrize("loss_micro", [-1, True, None, "low", 1.5, [1], 2**53 + 1])
+def test_a_hold_out_loss_no_tip_could_carry(loss_micro):
+    """It would be copied into a tip that every mirror then refuses."""
     made = make_checkpoint(person(1)).model_dump(mode="json", by_alias=True, exclude_none=True)
-    byproducts = made["predicate"]["runDetails"]["byproducts"]
-    odd = [[1, 2], [3], "x", {"step": 1}, [4, None], [5, "6"], 7, [8, 9, 10], [11, 12]]
-    byproducts[0]["annotations"] = {"points": odd}
-    byproducts[1]["annotations"] = {"loss_micro": "low"}
+    made["predicate"]["runDetails"]["byproducts"][1]["annotations"] = {"loss_micro": loss_micro}
+    with pytest.raises(ParisError):
+        Checkpoint.parse(made)
+
+
+@pytest.mark.parametrize(
+    "points", ["none", None, [1], [[3]], [[8, 9, 10]], [{"step": 1}], [[4, None]], [[5, "6"]], [[1, -1]], [[True, 1]]]
+)
+def test_a_loss_trace_that_is_none(points):
+    made = make_checkpoint(person(1)).model_dump(mode="json", by_alias=True, exclude_none=True)
+    made["predicate"]["runDetails"]["byproducts"][0]["annotations"] = {"points": points}
+    with pytest.raises(RecordError, match="no loss in millionths"):
+        Checkpoint.parse(made)
+
+
+def test_a_contributor_may_have_measured_nothing():
+    made = make_checkpoint(person(1)).model_dump(mode="json", by_alias=True, exclude_none=True)
+    made["predicate"]["runDetails"]["byproducts"] = [{"name": "loss"}, {"name": "holdout", "annotations": {}}]
     checkpoint = Checkpoint.parse(made)
-    assert checkpoint.loss_trace_micro == ((1, 2), (11, 12))
-    assert checkpoint.holdout_loss_micro is None
-    byproducts[0]["annotations"] = {"points": "none"}
-    assert Checkpoint.parse(made).loss_trace_micro == ()
+    assert (checkpoint.loss_trace_micro, checkpoint.holdout_loss_micro) == ((), None)

@@ -22,7 +22,8 @@ SCHEMAS = {kind: json.loads((FOLDER / f"{kind}.json").read_bytes()) for kind in 
 VALID = {name: vector for name, vector in load("valid").items() if vector["kind"] in MODELS}
 SPEC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 BEYOND_A_SCHEMA = {
-    "checkpoint-named-twice", "checkpoint-no-such-day", "checkpoint-no-training", "genesis-base-without-recipe",
+    "checkpoint-loss-boolean", "checkpoint-loss-negative", "checkpoint-named-twice", "checkpoint-no-such-day",
+    "checkpoint-no-training", "checkpoint-trace-negative", "checkpoint-trace-point", "genesis-base-without-recipe",
     "genesis-clusters-unordered", "genesis-codec-without-manifest", "genesis-curator-twice", "genesis-first-with-prev",
     "genesis-lease-settles-late", "genesis-pixels-with-manifest", "genesis-start-without-manifest",
     "genesis-threshold-high", "genesis-version-without-prev",
