@@ -1,4 +1,4 @@
-"""Which files of a stranger's checkpoint people use, and how large they can be: known before a byte is fetched."""
+"""Which files of a stranger's checkpoint are used, and how large they can be: known before a byte is fetched."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from paris.protocol.manifest import Manifest
 from paris.protocol.records import Genesis
 
 CONFIG_BYTES: Final = LIMITS.record_bytes
+NOTE_BYTES: Final = 2**20
+METRICS: Final = "metrics.json"
+STATE: Final = "state.safetensors"
+STATE_NOTE: Final = "state.json"
+STATE_GROUPS: Final = 4
+"""Weights, average and two moments: a full training state holds the network this many times."""
 
 
 def network_of(genesis: Genesis, unit: str) -> tuple[Literal["expert", "router"], Mapping[str, Any]]:
@@ -26,11 +32,29 @@ def model_files(manifest: Manifest, genesis: Genesis, unit: str) -> Manifest:
     Raises:
         RecordError: one is missing, or larger than the signed architecture can need.
     """
+    return _bounded(manifest, unit, {CONFIG: CONFIG_BYTES, WEIGHTS: _network_bytes(genesis, unit)})
+
+
+def checkpoint_files(manifest: Manifest, genesis: Genesis, unit: str) -> Manifest:
+    """All files of a checkpoint, its full training state included: what a copy or a takeover needs, and nothing else.
+
+    Raises:
+        RecordError: one is missing, or larger than the signed architecture can need.
+    """
+    network_bytes = _network_bytes(genesis, unit)
+    notes = {CONFIG: CONFIG_BYTES, METRICS: NOTE_BYTES, STATE_NOTE: NOTE_BYTES}
+    return _bounded(manifest, unit, {**notes, WEIGHTS: network_bytes, STATE: STATE_GROUPS * network_bytes})
+
+
+def _network_bytes(genesis: Genesis, unit: str) -> int:
     kind, architecture = network_of(genesis, unit)
     try:
-        limits_bytes = {CONFIG: CONFIG_BYTES, WEIGHTS: largest_bytes(dict(architecture), kind)}
-    except (TypeError, ValueError) as error:
+        return largest_bytes(dict(architecture), kind)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise RecordError(f"the genesis describes no {kind} that can be built", str(error)) from error
+
+
+def _bounded(manifest: Manifest, unit: str, limits_bytes: Mapping[str, int]) -> Manifest:
     for name, limit_bytes in limits_bytes.items():
         size_bytes = manifest.entry(name).size
         if size_bytes > limit_bytes:
