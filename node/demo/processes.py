@@ -34,6 +34,7 @@ class NodeProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *COMMAND, "start", run, "--home", str(self.home), "--listen", "/ip4/127.0.0.1/tcp/0", "--json",
                 "--name", self.name, *options, stdout=asyncio.subprocess.PIPE, stderr=log,
+                start_new_session=True,
             )  # fmt: skip
         self._reader = asyncio.create_task(self._read())
 
@@ -49,6 +50,12 @@ class NodeProcess:
         waiting.cancel()
         if not self._ready.is_set():
             raise ParisError(f"{self.name} did not join the network", why=f"see {self.log}")
+
+    @property
+    def group(self) -> int:
+        """The process group: the node, its training child and its daemon."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
