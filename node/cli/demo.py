@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from paris.node.cli.options import JsonOption
 from paris.node.console import emit, err, errors_to_exit_codes
+from paris.protocol.errors import ParisError, VerificationError
 
 
 def demo(
@@ -23,15 +23,19 @@ def demo(
 
     Contributors as real processes claim and train K experts and the router on the sample pictures; one is killed
     half-way and another takes over; a fresh peer fetches the ensemble by its key, draws a picture grid, and audits it.
-    Ctrl-C ends every process of the demo.
+    Ctrl-C ends every process of the demo. Exit code 3 if the audit fails, 1 if nobody took over.
     """
     with errors_to_exit_codes(as_json=json):
         from paris.node.demo.show import run_demo
 
-        summary = asyncio.run(run_demo(out.resolve(), minutes, clusters, peers))
+        summary = run_demo(out.resolve(), minutes, clusters, peers)
         if json:
             emit(summary)
         else:
             err.print(f"\nsummary: {out / 'summary.json'}\npictures: {summary['grid']}", markup=False)
         if summary["audit"] != "ok":
-            raise typer.Exit(3)
+            err.print(f"the audit did not pass: {summary['audit']}", markup=False)
+            raise typer.Exit(VerificationError.exit_code)
+        if not summary["takeovers"]:
+            err.print("nobody took over from anybody, which is what a demo shows: give it more --minutes")
+            raise typer.Exit(ParisError.exit_code)

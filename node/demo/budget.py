@@ -22,24 +22,52 @@ ROUTER_SHARE = 0.15
 PROBE_STEPS = 6
 BATCH = 96
 CHECKPOINTS = 5
+OVERTIME = 2.0
+LEAST_TRAINING_S = 60.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What was measured and what follows from it."""
+    """What was measured and what follows from it.
+
+    Attributes:
+        samples_per_s: Of all contributors together.
+        threads: Of each contributor.
+        plan: Recipes and lease of the run.
+    """
 
     samples_per_s: float
+    threads: int
     plan: Plan
 
 
-def plan_for(minutes: float, clusters: int) -> Budget:
-    """Plan a run that ends within the minutes.
+def plan_for(minutes: float, clusters: int, peers: int) -> Budget:
+    """Measure this machine and plan a run that ends within the minutes.
 
     Args:
         minutes: For the whole demo; about three and a half of them go to everything but training.
         clusters: K experts that share this machine.
+        peers: Contributors that share its cores.
     """
-    rate = _samples_per_s()
+    cores = len(os.sched_getaffinity(0))
+    threads, share = shared_out(cores, peers)
+    rate = _samples_per_s(cores) * share
+    return Budget(rate, threads, plan_at(rate, minutes, clusters))
+
+
+def shared_out(cores: int, peers: int) -> tuple[int, float]:
+    """Threads of each contributor, and the share of the cores that all of them use together."""
+    threads = max(1, cores // peers)
+    return threads, min(1.0, peers * threads / cores)
+
+
+def longest_s(minutes: float) -> float:
+    """Time after which something must be wrong; few minutes do not shorten what every demo needs."""
+    return OVERTIME * max(minutes * 60, OVERHEAD_S + LEAST_TRAINING_S)
+
+
+def plan_at(rate: float, minutes: float, clusters: int) -> Plan:
+    """The plan for a machine that trains `rate` samples a second."""
     training_s = max(20.0, minutes * 60 - OVERHEAD_S) * EFFICIENCY
     steps = max(20, int(training_s * (1 - ROUTER_SHARE) * rate / (clusters * BATCH)))
     router_steps = max(60, int(training_s * ROUTER_SHARE * rate * _router_speedup() / BATCH))
@@ -49,7 +77,7 @@ def plan_for(minutes: float, clusters: int) -> Budget:
         {"steps": steps, "batch": BATCH, "lr": "0.0004", "warmup_steps": min(20, steps // 5), "ema": "0.99"},
     )
     router = _sized(plan.router, {"steps": router_steps, "batch": BATCH, "warmup_steps": min(30, router_steps // 5)})
-    return Budget(rate, replace(plan, expert=expert, router=router, life_s=30, settle_s=3, progress_s=240, replicas=2))
+    return replace(plan, expert=expert, router=router, life_s=30, settle_s=3, progress_s=240, replicas=2)
 
 
 def _sized(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -57,9 +85,9 @@ def _sized(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return Recipe.parse({**recipe.model_dump(mode="json"), **changes, "publish_every": publish_every})
 
 
-def _samples_per_s() -> float:
-    """Training speed of one expert with every core, bf16."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+def _samples_per_s(threads: int) -> float:
+    """Training speed of one expert, bf16."""
+    torch.set_num_threads(threads)
     preset = PRESETS["tiny"]
     network = DiT(**preset.expert)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)

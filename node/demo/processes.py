@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class NodeProcess:
 
     @property
     def group(self) -> int:
-        """The process group: the node, its training child and its daemon."""
+        """The process group: the node and its training child."""
         assert self._process is not None
         return self._process.pid
 
@@ -73,9 +74,10 @@ class NodeProcess:
             with suppress(ProcessLookupError):
                 self._process.terminate()
             try:
-                await asyncio.wait_for(self._process.wait(), END_GRACE_S)
-            except TimeoutError:
-                self._process.kill()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), END_GRACE_S)
+            finally:
+                self.kill()
                 await self._process.wait()
         if self._reader:
             await self._reader
@@ -94,20 +96,25 @@ class NodeProcess:
             self._ready.set()
 
 
-async def run_command(*arguments: str, log: Path) -> dict[str, Any]:
-    """Run another `paris-node` command as a person would, and return its JSON.
+async def run_command(*arguments: str, log: Path, accepted: Collection[int] = (0,)) -> dict[str, Any]:
+    """Run another `paris-node` command as a person would, and return its JSON. It ends with whoever waits for it.
 
     Raises:
-        ParisError: it exited non-zero; the error has its exit code and its words.
+        ParisError: it exited with a code that is not accepted; the error has its exit code and its words.
     """
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             *COMMAND, *arguments, "--json", stdout=asyncio.subprocess.PIPE, stderr=errors
         )
-    out, _ = await process.communicate()
+    try:
+        out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     lines = out.decode().strip().splitlines()
     result: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    if process.returncode != 0:
-        message = result.get("message") or result.get("audit") or f"see {log}"
+    if process.returncode not in accepted:
+        message = result.get("message") or f"see {log}"
         raise ParisError(f"paris-node {arguments[0]} exited with code {process.returncode}", why=str(message))
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -14,13 +15,13 @@ from rich.live import Live
 from paris.node.cli.run import make_run
 from paris.node.cli.status import units_table
 from paris.node.console import err
-from paris.node.demo.budget import plan_for
+from paris.node.demo.budget import longest_s, plan_for
 from paris.node.demo.processes import NodeProcess, run_command
 from paris.node.demo.prompts import PROMPTS
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.node.survey import look, rows
-from paris.protocol.errors import ParisError
+from paris.protocol.errors import ParisError, UsageError
 from paris.registry.atomic import remove_tree, write_json
 from paris.registry.resolve import load_genesis
 from paris.registry.runkey import RunKey
@@ -46,57 +47,76 @@ NAMES = (
 )
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 LOOK_EVERY_S = 3.0
-OVERTIME = 2.0
 Rows = list[dict[str, Any]]
 
 
-async def run_demo(out: Path, minutes: float, clusters: int, peers: int) -> dict[str, Any]:
+def run_demo(out: Path, minutes: float, clusters: int, peers: int) -> dict[str, Any]:
     """Run the whole demo in `out` and return its summary, also written to `out/summary.json`.
 
     Raises:
-        ParisError: a part failed; every process is ended, the logs stay in `out/logs`.
+        ParisError: a part failed, or a signal told the demo to end; every process is ended, the logs stay in
+            `out/logs`. A failed audit or a takeover that did not happen is no error here, the summary says so.
     """
     started_s = time.monotonic()
     _make_room(out)
     err.print(f"[bold]paris-node demo[/]: {peers} contributors, {clusters} clusters, about {minutes:g} minutes")
     err.print("Ctrl-C ends all of it")
-    budget = plan_for(minutes, clusters)
+    budget = plan_for(minutes, clusters, peers)
     choices = replace(Choices.default("demo", clusters, "tiny"), plan=budget.plan)
     steps = budget.plan.expert.steps
     err.print(f"this machine trains {budget.samples_per_s:.0f} samples/s, so each expert gets {steps} steps")
     created = make_run("sample:emoji", choices, Settings.load(home=out / "homes" / "curator"))
-    nodes: list[NodeProcess] = []
+    deadline_s = started_s + longest_s(minutes)
     try:
-        key = await _start_network(created["run"], out, peers, nodes)
-        deadline_s = started_s + minutes * 60 * OVERTIME
-        table = await _watch(key, out, nodes, deadline_s)
-        fetched, drawn, audited = await _use(key, out)
-    finally:
-        await asyncio.gather(*(node.end() for node in nodes))
-    summary = {
-        "run": str(key),
-        "units": [_unit(row, nodes) for row in table],
-        "takeovers": sum(len(row["trained_by"]) > 1 for row in table),
-        "fetched_bytes": fetched["fetched_bytes"],
-        "audit": audited["audit"],
-        "grid": drawn["file"],
-        "pictures": drawn["pictures"],
-        "seconds": round(time.monotonic() - started_s),
-    }
+        summary = asyncio.run(_scene(created["run"], out, peers, budget.threads, deadline_s))
+    except asyncio.CancelledError:
+        raise ParisError("the demo was ended by a signal", hint=f"The logs are in {out / 'logs'}.") from None
+    summary["seconds"] = round(time.monotonic() - started_s)
     write_json(out / "summary.json", summary)
     return summary
 
 
+async def _scene(run: str, out: Path, peers: int, threads: int, deadline_s: float) -> dict[str, Any]:
+    """Everything that happens in processes of its own; however it ends, they end with it."""
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    nodes: list[NodeProcess] = []
+    try:
+        key = await _start_network(run, out, peers, threads, nodes)
+        table = await _watch(key, out, nodes, deadline_s)
+        fetched, drawn, audited = await _use(key, out)
+    finally:
+        await asyncio.gather(*(node.end() for node in nodes))
+    return {
+        "run": str(key),
+        "units": [_unit(row, nodes) for row in table],
+        "takeovers": sum(len(row["trained_by"]) > 1 for row in table),
+        "fetched_bytes": fetched["fetched_bytes"],
+        "audit": audited.get("audit") or f"failed: {audited.get('message', 'it said nothing')}",
+        "grid": drawn["file"],
+        "pictures": drawn["pictures"],
+    }
+
+
 def _make_room(out: Path) -> None:
-    """Start from an empty folder, but never empty a folder that is not an earlier demo's."""
+    """Start from an empty folder, but never empty a folder that is not an earlier demo's.
+
+    Raises:
+        UsageError: it is a file, or holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", hint="The demo needs a folder: choose one with --out.")
     if out.exists() and any(out.iterdir()) and not (out / "homes").is_dir():
-        raise ParisError(f"{out} is not empty and is no earlier demo", hint="Choose another folder with --out.")
-    for part in ("homes", "ensemble", "logs"):
+        raise UsageError(f"{out} is not empty and is no earlier demo", hint="Choose another folder with --out.")
+    for part in ("homes", "ensemble", "logs", "summary.json", "grid.png"):
         remove_tree(out / part)
     (out / "logs").mkdir(parents=True)
 
 
-async def _start_network(run: str, out: Path, peers: int, nodes: list[NodeProcess]) -> RunKey:
+async def _start_network(run: str, out: Path, peers: int, threads: int, nodes: list[NodeProcess]) -> RunKey:
     """Start the curator's node, which serves genesis and data, and the contributors, which find it through the DHT."""
     curator = NodeProcess("curator", out / "homes" / "curator", out / "logs" / "curator.log")
     nodes.append(curator)
@@ -107,7 +127,7 @@ async def _start_network(run: str, out: Path, peers: int, nodes: list[NodeProces
     for name in NAMES[:peers]:
         node = NodeProcess(name, out / "homes" / name, out / "logs" / f"{name}.log")
         nodes.append(node)
-        await node.start(str(key), "--threads", "1")
+        await node.start(str(key), "--threads", str(threads))
     for node in nodes[1:]:
         await node.ready()
     return key
@@ -132,8 +152,10 @@ async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: f
                 if victim is None and (victim := _half_way(table, nodes)):
                     victim.kill()
                     live.console.print(f"[bold red]killed {victim.name}[/] with SIGKILL, half-way through its unit")
-                if resolved.complete and victim is not None:
+                if resolved.complete:
                     live.update(units_table(f"{genesis.name}, complete", table))
+                    if victim is None:
+                        live.console.print("the run was complete before anybody could be killed: no takeover to show")
                     return table
                 if not any(node.alive for node in nodes[1:]):
                     raise ParisError("every contributor has ended", why=f"see {out / 'logs'}")
@@ -166,7 +188,7 @@ async def _use(key: RunKey, out: Path) -> tuple[dict[str, Any], dict[str, Any], 
         "fetching the ensemble by its run key", lambda: run_command("fetch", str(key), "--to", ensemble, *home, log=log)
     )
     drawn = await _told("drawing", lambda: run_command("generate", ensemble, *PROMPTS, "--out", grid, log=log))
-    audited = await _told("auditing", lambda: run_command("audit", str(key), *home, log=log))
+    audited = await _told("auditing", lambda: run_command("audit", str(key), *home, log=log, accepted=(0, 3)))
     return fetched, drawn, audited
 
 
