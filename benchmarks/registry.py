@@ -54,10 +54,9 @@ def run(*, quick: bool) -> list[Row]:
 def auditing(folder: Path, experts: int, *, quick: bool, repeats: int) -> Row:
     """Resolve and audit a finished run that lies in the local store."""
     preset = PRESETS["micro" if quick else "tiny"]
-    expert = preset.expert if quick else {**preset.expert, "width": 512, "depth": 8, "heads": 8}
     router = {**preset.router, "clusters": experts}
     store = Store(folder / "store")
-    run_id, genesis, shards = _create(store, preset.name, expert, router, experts)
+    run_id, genesis, shards = _create(store, preset.name, preset.expert, router, experts)
     tips = [_train(store, folder / unit, run_id, genesis, unit, shards) for unit in genesis.units()]
     library = Library(store, _Tips(tips))
     files = [path for path in (folder / "store" / "blobs").rglob("*") if path.is_file()]
