@@ -201,7 +201,7 @@ async def _read_request(reader: asyncio.StreamReader) -> tuple[str, int, int] | 
 async def _send(file: BinaryIO, offset: int, size: int, writer: asyncio.StreamWriter) -> bool:
     """Send `size` bytes; False if the file turned out shorter or the peer is gone: then the stream must end.
 
-    The kernel moves the bytes: reading them into our memory first was measured to cost 70 % more processor time.
+    The kernel moves the bytes: by way of our memory it was measured to cost half as much processor time again.
     """
     loop, end = asyncio.get_running_loop(), offset + size
     while offset < end and not writer.is_closing():
