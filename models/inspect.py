@@ -35,8 +35,13 @@ def check_weights(file: Path, config: dict[str, Any], kind: str) -> list[str]:
             names = set(weights.keys())
             problems = [f"The tensor {name} is missing." for name in sorted(shapes.keys() - names)]
             problems += [f"The tensor {name} is not part of this {kind}." for name in sorted(names - shapes.keys())]
+            trained = False
             for name in sorted(names & shapes.keys()):
-                problems += _faults(name, weights.get_tensor(name), shapes[name])
+                tensor = weights.get_tensor(name)
+                problems += _faults(name, tensor, shapes[name])
+                trained |= tensor.ndim > 1 and bool(tensor.any())
+            if not trained:
+                problems.append("Every matrix is zero, as if it was never trained.")
     except (OSError, SafetensorError) as error:
         return [f"{file.name} is not a readable safetensors file: {error}."]
     return problems
@@ -91,6 +96,8 @@ def _faults(name: str, tensor: Tensor, shape: torch.Size) -> list[str]:
         return [f"The tensor {name} has dtype {tensor.dtype}, which weights never have."]
     if not torch.isfinite(tensor).all():
         return [f"The tensor {name} holds values that are not finite."]
-    if tensor.ndim > 1 and bool((tensor == tensor.flatten()[0]).all()):
+    # Some matrices begin as zeros and stay so for a few steps: one of them alone is no fault.
+    first = tensor.flatten()[0]
+    if tensor.ndim > 1 and bool(first != 0) and bool((tensor == first).all()):
         return [f"The tensor {name} is constant, as if it was never trained."]
     return []

@@ -19,6 +19,8 @@ from paris.registry.recipes import PLANS, Plan
 OVERHEAD_S = 210.0
 EFFICIENCY = 0.8
 ROUTER_SHARE = 0.15
+MOST_ROUTER_STEPS = 250
+"""Beyond that the small router was seen to learn the training pictures by heart."""
 PROBE_STEPS = 6
 BATCH = 96
 CHECKPOINTS = 5
@@ -70,7 +72,7 @@ def plan_at(rate: float, minutes: float, clusters: int) -> Plan:
     """The plan for a machine that trains `rate` samples a second."""
     training_s = max(20.0, minutes * 60 - OVERHEAD_S) * EFFICIENCY
     steps = max(20, int(training_s * (1 - ROUTER_SHARE) * rate / (clusters * BATCH)))
-    router_steps = max(60, int(training_s * ROUTER_SHARE * rate * _router_speedup() / BATCH))
+    router_steps = max(60, min(MOST_ROUTER_STEPS, int(training_s * ROUTER_SHARE * rate * _router_speedup() / BATCH)))
     plan = PLANS["tiny"]
     expert = _sized(
         plan.expert,

@@ -56,6 +56,16 @@ def test_constant_tensor_is_found(exported):
     assert check_weights(*exported) == ["The tensor patch_in.weight is constant, as if it was never trained."]
 
 
+def test_matrix_that_is_still_zero_after_a_few_steps_is_no_fault(exported):
+    spoil(exported[0], lambda weights: weights["patch_in.weight"].zero_())
+    assert check_weights(*exported) == []
+
+
+def test_weights_of_nothing_but_zeros_are_found(exported):
+    spoil(exported[0], lambda weights: [tensor.zero_() for tensor in weights.values()])
+    assert check_weights(*exported) == ["Every matrix is zero, as if it was never trained."]
+
+
 def test_integer_weights_are_found(exported):
     spoil(exported[0], lambda weights: weights.update({"pos_embed": torch.ones(16, 32, dtype=torch.int32)}))
     assert "dtype torch.int32" in check_weights(*exported)[0]

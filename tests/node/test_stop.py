@@ -17,7 +17,7 @@ from paris.node.settings import Settings
 from paris.registry.resolve import ResolvedUnit, resolve
 from paris.registry.runkey import RunKey
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 STEPS = 1_000_000
 
 
