@@ -36,7 +36,7 @@ NAMES = (
     "fei",
     "grace",
     "hedy",
-    "ines",
+    "ida",
     "joan",
     "kato",
     "lise",

@@ -96,7 +96,7 @@ def test_typing_mistake_is_named_with_exit_code_2(arguments: tuple[str, ...], sa
         ("start",),
         ("demo", "--clusters", "1"),
         ("fetch", RUN, "--nonsense"),
-        ("strat", RUN),
+        ("begin", RUN),
         ("run", "create", "x", "--clusters", "5000"),
     ],
 )

@@ -232,7 +232,7 @@ def test_a_finished_download_becomes_a_blob(store):
     assert store.commit_partial(entry) == store.path(entry.sha256), "another process may commit it again"
 
 
-@pytest.mark.parametrize("bad", [b"downloade", b"downloadef", b""])
+@pytest.mark.parametrize("bad", [b"downloadX", b"downloadXY", b""])
 def test_an_unfinished_or_wrong_download_never_becomes_a_blob(store, bad):
     entry = describe("file", [b"downloaded"])
     store.partial(entry.sha256).write_bytes(bad)
