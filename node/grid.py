@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from pathlib import Path
 
@@ -22,9 +23,10 @@ def captioned_grid(images: list[Image.Image], captions: list[str], columns: int 
     Args:
         images: Pictures of any size.
         captions: One each.
-        columns: Pictures a row; 0 for a shape close to three by two.
+        columns: Pictures a row; 0 for the squarest shape, wider than high, with the fewest empty cells.
     """
-    columns = columns or max(1, min(len(images), round((1.5 * len(images)) ** 0.5)))
+    side = math.ceil(len(images) ** 0.5)
+    columns = columns or min(range(side, 2 * side + 1), key=lambda wide: -len(images) % wide)
     rows = -(-len(images) // columns)
     width, height = CELL_PX + 2 * MARGIN_PX, CELL_PX + CAPTION_PX + 2 * MARGIN_PX
     sheet = Image.new("RGB", (columns * width, rows * height), "white")

@@ -45,8 +45,7 @@ class SwarmNetwork:
         await fetch.fetch_file(self._swarm, entry, await self._everybody(providers), partial, progress)
 
     async def _everybody(self, first: Sequence[str]) -> list[str]:
-        connected = [info.peer_id.to_base58() for info in await self._swarm.p2p.list_peers()]
-        return list(dict.fromkeys((*first, *connected)))
+        return list(dict.fromkeys((*first, *await self._swarm.neighbours())))
 
 
 @dataclass(frozen=True)
