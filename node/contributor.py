@@ -20,7 +20,6 @@ from paris.node.session import Place, RefusedCheckpointError, Session, prepare_j
 from paris.node.survey import Survey, Surveyor
 from paris.protocol.claims import Complete, MakeClaim, Train, Wait, Withdraw, decide
 from paris.protocol.errors import NetworkError, ParisError, UnavailableError
-from paris.protocol.limits import LIMITS
 from paris.protocol.records import Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
 from paris.registry.resolve import ResolvedUnit
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 Report = Callable[..., None]
 HAND_OVER_S = 20
 """How long a node that was told to stop waits for a copy of its last checkpoint to exist elsewhere."""
+PEER_LIFE_S = 600
+"""Short, because peers that are gone must not be counted on to keep copies."""
 MOST_ADDRESSES = 32
 MOST_NAME_CHARS = 64
 MOST_FAILURES = 3
@@ -74,6 +75,8 @@ class Contributor:
         try:
             while not self._stopping.is_set():
                 survey = await self._survey()
+                if survey is None:
+                    break
                 match self._decide(survey):
                     case Complete():
                         if await self._finished(survey, leave_when_complete):
@@ -143,7 +146,7 @@ class Contributor:
             "agent": f"paris-node/{version('paris-node')} {self._name[:MOST_NAME_CHARS]}".strip(),
             "abilities": ["train", "store"] if self._trains else ["store"],
         }
-        await self._announcer.keep("peer", "", PeerRecord, LIMITS.life_s["peer"], lambda: fields)
+        await self._announcer.keep("peer", "", PeerRecord, PEER_LIFE_S, lambda: fields)
         await stand_behind_again(self._place, self._announcer)
 
     async def _claim(self, unit: ResolvedUnit) -> None:
@@ -242,15 +245,15 @@ class Contributor:
         """Whether somebody else goes first on the unit in training, or has completed it."""
         return survey.units[unit].complete or isinstance(self._decide(survey), Withdraw)
 
-    async def _survey(self) -> Survey:
-        while True:
+    async def _survey(self) -> Survey | None:
+        """Look until the network answers; None if told to stop before it did."""
+        while not self._stopping.is_set():
             try:
                 return await self._surveyor.look()
             except NetworkError as error:
-                if self._stopping.is_set():
-                    raise
                 self._wait_for(f"the network is not reachable: {error}")
                 await self._pause(self._period_s)
+        return None
 
     @property
     def _period_s(self) -> float:

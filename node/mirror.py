@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from paris.node.announcer import Announcer
-from paris.node.publisher import forget_state, stand_behind
+from paris.node.publisher import forget_state, held_manifest, stand_behind
 from paris.node.session import Place
 from paris.protocol.errors import ParisError
 from paris.protocol.placement import keepers
-from paris.protocol.records import Checkpoint
 from paris.registry.resolve import ResolvedUnit
 from paris.registry.weights import checkpoint_files
 
@@ -25,7 +24,6 @@ class Mirror:
 
     def __init__(self, place: Place, announcer: Announcer) -> None:
         self._place, self._announcer = place, announcer
-        self._kept: dict[str, tuple[str, Checkpoint]] = {}
 
     async def round(self, units: Mapping[str, ResolvedUnit], peers: Sequence[str]) -> list[str]:
         """Copy what this node should keep of the units as they stand now; return the units copied."""
@@ -51,7 +49,7 @@ class Mirror:
         manifest = await library.manifest(newest.manifest, unit.providers)
         wanted = checkpoint_files(manifest, self._place.genesis, unit.unit)
         await library.files(wanted.files, unit.providers)
+        before = held_manifest(self._place, unit.unit)
         await stand_behind(self._place, self._announcer, unit)
-        if unit.unit in self._kept and self._kept[unit.unit][0] != unit.checkpoint:
-            forget_state(self._place, self._kept[unit.unit][1])
-        self._kept[unit.unit] = (str(unit.checkpoint), newest)
+        if before and before != newest.manifest:
+            forget_state(self._place, before)

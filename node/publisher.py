@@ -107,7 +107,7 @@ class Publisher:
 
     def _forget_old_states(self, unit: ResolvedUnit) -> None:
         for old in unit.lineage[:-2]:
-            forget_state(self._place, old)
+            forget_state(self._place, old.manifest)
         for step, folder in checkpoint_folders(self._place.work(unit.unit)).items():
             if step < unit.step:
                 remove_tree(folder)
@@ -148,13 +148,19 @@ def data_digests(manifest: bytes, names: list[str]) -> dict[str, str]:
     return {entry.name: entry.sha256 for entry in Manifest.from_bytes(manifest).files if entry.name in wanted}
 
 
-def forget_state(place: Place, checkpoint: Checkpoint) -> None:
+def held_manifest(place: Place, unit: str) -> str | None:
+    """Manifest of the checkpoint of a unit this node stands behind."""
+    note = place.work(unit) / TIP_NOTE
+    return str(json.loads(note.read_text())["manifest"]) if note.exists() else None
+
+
+def forget_state(place: Place, manifest: str) -> None:
     """Drop the full training state of an old checkpoint; its weights, manifest and statement stay for audits.
 
     A hostile manifest may call anything its training state, so nothing goes that something kept still names.
     """
     store = place.peer.home.store
-    for entry in _files(place, checkpoint.manifest):
+    for entry in _files(place, manifest):
         if entry.name == STATE and entry.sha256 not in _needed(place):
             store.remove(entry.sha256)
 
