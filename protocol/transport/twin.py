@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from paris.protocol.transport.libp2p import P2P, ControlFailure, PeerID
 
 _ORPHAN_S = IDLE_TIMEOUT_S + 5.0  # a killed node's daemon answers for it until its idle timeout
 _POLL_S = 1.0
+_LOOKS = 3
 
 
 async def refuse_twin(peer_id: str, bootstrap: Sequence[str]) -> None:
@@ -42,8 +44,11 @@ async def refuse_twin(peer_id: str, bootstrap: Sequence[str]) -> None:
 
 
 async def _answers(visitor: P2P, peer_id: str) -> bool:
-    try:
-        await visitor._client.connect(PeerID.from_base58(peer_id), [])  # noqa: SLF001 - P2P offers no connect
-    except ControlFailure:
-        return False
-    return True
+    """Whether somebody does. One look is not enough: the network may not have met a node that has just started."""
+    for attempt in range(_LOOKS):
+        if attempt:
+            await asyncio.sleep(_POLL_S)
+        with contextlib.suppress(ControlFailure):
+            await visitor._client.connect(PeerID.from_base58(peer_id), [])  # noqa: SLF001 - P2P offers no connect
+            return True
+    return False

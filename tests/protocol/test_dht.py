@@ -147,11 +147,10 @@ def test_what_a_node_cannot_start_with_is_explained(tmp_path, run_async):
 def test_a_second_live_node_with_the_same_key_is_refused_and_a_successor_is_not(tmp_path, run_async):
     async def scene():
         async with swarm_of(tmp_path, 1) as (first,):
-            async with swarm_of(tmp_path, 2):
-                second = await Swarm.join(tmp_path / "2.key", first.addrs)
+            (tmp_path / "2.key").write_bytes(person(2).to_libp2p())
+            async with await Swarm.join(tmp_path / "2.key", first.addrs):
                 with pytest.raises(UsageError, match="another live node uses this key"):
                     await Swarm.join(tmp_path / "2.key", first.addrs, alone_with_key=True)
-                await second.close()
             async with await Swarm.join(tmp_path / "2.key", first.addrs, alone_with_key=True) as successor:
                 assert successor.reachable_peers() == 1
 
