@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -12,12 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from paris.registry.shards import is_holdout
+
 SAMPLE = Path(__file__).parent.parent / "registry" / "sample"
-
-
-def is_holdout(codepoint: str) -> bool:
-    """One codepoint in ten, chosen by hash: the rule of paris.registry.shards."""
-    return int.from_bytes(hashlib.sha256(codepoint.encode()).digest()[:4], "big") % 10 == 0
 
 
 def load_split() -> tuple[torch.Tensor, torch.Tensor]:
