@@ -169,9 +169,9 @@ class Contributor:
         try:
             while folder := self._publisher.unpublished(parent):
                 parent = await self._publish(folder, parent, fence)
-            job = (
-                None if parent.complete else await self._unless_stopped(prepare_job(self._place, parent, survey.peers))
-            )
+            if parent.complete:
+                return
+            job = await self._unless_stopped(prepare_job(self._place, parent, survey.peers))
             if job is None:
                 return
             self._publisher.begin(parent)
@@ -264,7 +264,7 @@ class Contributor:
         task, stopped = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        if task.done():
+        if not self._stopping.is_set():
             return task.result()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
