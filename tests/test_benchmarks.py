@@ -18,6 +18,7 @@ def benchmark_module(monkeypatch):
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["protocol", "registry", "models"])
 def test_a_benchmark_compares_and_its_result_is_plain_json(benchmark_module, name):
     result, rows = benchmark_module("__main__").measured(name, quick=True)
