@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.inspect import check_config, check_weights
 from paris.protocol.errors import ParisError
-from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import Checkpoint, Genesis
 from paris.registry.library import Library
@@ -147,11 +147,10 @@ async def _consistent(
         manifest = await library.manifest(newest.manifest, (*unit.providers, *providers))
         wanted = model_files(manifest, genesis, unit.unit)
         await library.files(wanted.files, (*unit.providers, *providers))
-        for entry in wanted.files:
-            await asyncio.to_thread(library.store.verify, entry)
+        paths = {entry.name: await asyncio.to_thread(library.store.verify, entry) for entry in wanted.files}
         size = f"{len(wanted.files)} files, {wanted.size_bytes:,} bytes, every digest as signed"
         checks.append(Check("files", ok=True, detail=size))
-        checks.append(await asyncio.to_thread(_weights_check, library, genesis, unit, wanted))
+        checks.append(await asyncio.to_thread(_weights_check, paths, genesis, unit))
     except ParisError as error:
         checks.append(Check("files", ok=False, detail=str(error)))
     return tuple(checks)
@@ -177,13 +176,13 @@ def _start_check(genesis: Genesis, unit: ResolvedUnit) -> Check:
     return Check("start", ok=found == expected, detail=detail if found == expected else f"{detail}, not {expected}")
 
 
-def _weights_check(library: Library, genesis: Genesis, unit: ResolvedUnit, manifest: Manifest) -> Check:
-    """The weights fit the signed architecture and are finite."""
+def _weights_check(paths: Mapping[str, Path], genesis: Genesis, unit: ResolvedUnit) -> Check:
+    """The weights, whose digests were just checked, fit the signed architecture and are finite."""
     kind, signed = network_of(genesis, unit.unit)
     architecture = dict(signed)
-    settings = _parsed(library.store.get_bytes(manifest.entry(CONFIG).sha256, LIMITS.blob_bytes))
+    settings = _parsed(paths[CONFIG].read_bytes())
     problems = check_config(settings, architecture, kind)
-    problems += check_weights(library.store.verify(manifest.entry(WEIGHTS)), architecture, kind)
+    problems += check_weights(paths[WEIGHTS], architecture, kind)
     detail = problems[0] if problems else "names, shapes and types as the genesis asks; every number finite"
     return Check("weights", ok=not problems, detail=detail)
 
