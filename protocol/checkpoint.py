@@ -6,6 +6,7 @@ of its signed envelope. Field names are those of the two specifications.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
@@ -25,13 +26,16 @@ from pydantic.alias_generators import to_camel
 from paris.protocol import envelope
 from paris.protocol.digests import hex_of
 from paris.protocol.errors import SignatureError
+from paris.protocol.limits import LIMITS
 from paris.protocol.schema import Count, Digest, Payload, Text, Unit
 
 PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:paris-node:training-segment:v1"
 BUILDER_PREFIX = "urn:libp2p:"
 
+_CONTENT_CHARS = 2 * LIMITS.record_bytes
 _MOMENT = TypeAdapter(AwareDatetime)
+Base64 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=_CONTENT_CHARS)]
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -60,11 +64,14 @@ class DigestSet(_Spec):
 
 
 class Descriptor(_Spec):
-    """An in-toto ResourceDescriptor: something with a name, a digest, or annotations."""
+    """An in-toto ResourceDescriptor: something with a name, a digest, annotations, or its very content in base64."""
 
     name: Text
     digest: DigestSet | None = None
     annotations: dict[str, JsonValue] | None = None
+    content: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=_CONTENT_CHARS)] | None = (
+        None
+    )
 
 
 def _each_once(items: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
@@ -122,11 +129,25 @@ class BuildDefinition(_Spec):
     resolved_dependencies: Named = Field(max_length=4096)
 
 
+def _credentials(items: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
+    if [item.name for item in items] != [f"credential/{number}" for number in range(len(items))]:
+        raise ValueError("a builder depends on credentials, numbered from 0, and on nothing else")
+    for item in items:
+        try:
+            base64.b64decode(item.content or "", validate=True)
+        except ValueError as error:
+            raise ValueError(f"{item.name!r} has no content") from error
+    return items
+
+
 class Builder(_Spec):
-    """SLSA: who did it (`urn:libp2p:` and the peer id), with which versions."""
+    """SLSA: who did it (`urn:libp2p:` and the peer id), with which versions, by which credentials."""
 
     id: Text
     version: dict[str, Text]
+    builder_dependencies: Annotated[tuple[Descriptor, ...], AfterValidator(_credentials)] = Field(
+        default=(), max_length=LIMITS.credentials
+    )
 
 
 class Metadata(_Spec):
@@ -224,6 +245,17 @@ class Checkpoint(Payload):
         return self.predicate.run_details.builder.id.removeprefix(BUILDER_PREFIX)
 
     @property
+    def credentials(self) -> tuple[bytes, ...]:
+        """Envelopes of delegations and rotations the builder relies on, nearest to it first."""
+        items = self.predicate.run_details.builder.builder_dependencies
+        return tuple(base64.b64decode(item.content or "") for item in items)
+
+    @property
+    def finished_s(self) -> int:
+        """When the segment was finished, by the contributor's own clock, UNIX seconds."""
+        return int(_MOMENT.validate_python(self.predicate.run_details.metadata.finished_on).timestamp())
+
+    @property
     def versions(self) -> Mapping[str, str]:
         """Versions of the software that trained."""
         return self.predicate.run_details.builder.version
@@ -278,6 +310,7 @@ def statement(
     loss_trace_micro: Sequence[tuple[int, int]] = (),
     holdout_loss_micro: int | None = None,
     internal: Mapping[str, JsonValue] | None = None,
+    credentials: Sequence[bytes] = (),
 ) -> Checkpoint:
     """Make the statement of one training segment.
 
@@ -300,6 +333,7 @@ def statement(
         loss_trace_micro: Pairs (step, training loss in millionths).
         holdout_loss_micro: Hold-out loss in millionths.
         internal: Anything else worth knowing, e.g. whether weights or full state were resumed from.
+        credentials: Envelopes by which the contributor acts under another name, nearest to it first.
     """
     named = {"parent": parent, "start": start, **{f"shard/{name}": digest for name, digest in sorted(shards.items())}}
     dependencies = tuple(
@@ -319,7 +353,14 @@ def statement(
                 resolved_dependencies=dependencies,
             ),
             run_details=RunDetails(
-                builder=Builder(id=BUILDER_PREFIX + signer, version=dict(versions)),
+                builder=Builder(
+                    id=BUILDER_PREFIX + signer,
+                    version=dict(versions),
+                    builder_dependencies=tuple(
+                        Descriptor(name=f"credential/{number}", content=base64.b64encode(data).decode())
+                        for number, data in enumerate(credentials)
+                    ),
+                ),
                 metadata=Metadata(
                     invocation_id=invocation, started_on=_rfc3339(started_s), finished_on=_rfc3339(finished_s)
                 ),

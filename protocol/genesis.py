@@ -8,41 +8,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from paris.protocol import envelope
+from paris.protocol.curation import Admission, Curators, Positive
 from paris.protocol.errors import RecordError, SignatureError
 from paris.protocol.limits import LIMITS
-from paris.protocol.schema import Count, Decimal, Digest, Extensible, One, Payload, PeerId, Text
+from paris.protocol.schema import Count, Decimal, Digest, Extensible, One, Payload, Text
 
-Positive = Annotated[int, Field(ge=1, le=LIMITS.integer)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
 Zero = Annotated[int, Field(ge=0, le=0)]
 Copies = Annotated[int, Field(ge=1, le=64)]
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS.name_chars)]
-
-
-class Curators(Payload):
-    """Who may sign the genesis and its next versions: any `threshold` of `keys`."""
-
-    keys: tuple[PeerId, ...] = Field(min_length=1, max_length=64)
-    threshold: Positive
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if len(set(self.keys)) != len(self.keys):
-            raise ValueError("a curator key stands twice")
-        if self.threshold > len(self.keys):
-            raise ValueError(f"threshold {self.threshold} of {len(self.keys)} keys can never be met")
-        return self
-
-
-class Admission(Payload):
-    """Who may claim and publish: anybody (`open`) or the listed keys."""
-
-    policy: Literal["open", "list"]
-    keys: tuple[PeerId, ...] = Field(default=(), max_length=4096)
-
-    def admits(self, peer_id: str) -> bool:
-        """Whether records of this peer count in the run."""
-        return self.policy == "open" or peer_id in self.keys
 
 
 class Model(Payload):
@@ -56,8 +30,22 @@ class Model(Payload):
     target: Literal["noise-data"] = "noise-data"
 
 
+Objective = Literal["velocity", "ddpm-noise", "ddpm-x0"]
+"""What an expert predicts: the flow's velocity, or noise or data on a diffusion schedule (arXiv 2603.06741)."""
+
+
 class Recipe(Payload):
-    """How one kind of unit is trained. Lengths are in optimiser steps, fractions are decimal strings."""
+    """How one kind of unit is trained. Lengths are in optimiser steps, fractions are decimal strings.
+
+    Attributes:
+        precision: Of the forward and backward pass; weights are fp32.
+        accumulate: Micro-batches a step is split into.
+        schedule: Of the learning rate after warm-up.
+        objective: What experts predict, unless their cluster says otherwise; the router always classifies.
+        noise_schedule: Of `ddpm-` objectives.
+        times: Law the noise level is drawn from.
+        time_shift: Shifts drawn times towards noise: t' = s t / (1 + (s - 1) t).
+    """
 
     steps: Positive
     batch: Positive
@@ -67,9 +55,15 @@ class Recipe(Payload):
     weight_decay: Decimal
     text_dropout: Decimal
     grad_clip: Decimal
-    precision: Literal["bf16", "fp32"]
+    precision: Literal["bf16", "fp16", "fp32"]
     publish_every: Positive
     seed: Count
+    accumulate: Positive = 1
+    schedule: Literal["constant", "cosine"] = "constant"
+    objective: Objective = "velocity"
+    noise_schedule: Literal["cosine", "linear"] = "cosine"
+    times: Literal["uniform", "logit-normal"] = "uniform"
+    time_shift: Decimal = "1"
 
 
 class Training(Payload):
@@ -83,7 +77,7 @@ class Training(Payload):
 class Codec(Payload):
     """How pictures become latents: an autoencoder by manifest digest, or none."""
 
-    kind: Literal["autoencoder-tiny", "pixels"]
+    kind: Literal["autoencoder-tiny", "autoencoder-kl", "pixels"]
     manifest: Digest | None = None
 
     @model_validator(mode="after")
@@ -129,7 +123,10 @@ class Data(Payload):
 
 
 class Cluster(Payload):
-    """One cluster: its number, sizes in samples, its shard files in the data manifest, its top words."""
+    """One cluster: its number, sizes in samples, its shard files in the data manifest, its top words.
+
+    `objective`, where given, is this expert's instead of the recipe's: an ensemble may mix them.
+    """
 
     id: Count
     samples: Count
@@ -137,6 +134,7 @@ class Cluster(Payload):
     shards: tuple[FileName, ...] = Field(min_length=1)
     holdout: tuple[FileName, ...]
     words: tuple[Text, ...] = Field(default=(), max_length=64)
+    objective: Objective | None = None
 
     @property
     def unit(self) -> str:
@@ -211,8 +209,11 @@ class Genesis(Extensible):
         Raises:
             RecordError: The run has no such unit.
         """
-        if self.cluster(unit) is None and unit == "base" and self.training.base:
+        cluster = self.cluster(unit)
+        if cluster is None and unit == "base" and self.training.base:
             return self.training.base
+        if cluster and cluster.objective:
+            return self.training.expert.model_copy(update={"objective": cluster.objective})
         return self.training.router if unit == "router" else self.training.expert
 
     def target_steps(self, unit: str) -> int:
@@ -225,7 +226,7 @@ class Genesis(Extensible):
 
 
 def open_genesis(data: bytes) -> tuple[Genesis, str]:
-    """Verify a signed genesis.
+    """Verify the signed first version of a genesis, which a run key pins.
 
     Returns:
         The genesis and its run id.
@@ -233,14 +234,14 @@ def open_genesis(data: bytes) -> tuple[Genesis, str]:
     Raises:
         EnvelopeError: The bytes are no genesis envelope.
         SignatureError: A signature fails, a signer is no curator, or too few curators signed.
-        RecordError: The content is not valid.
+        RecordError: The content is not valid, or of a later version (see `paris.protocol.succession`).
     """
     verified = envelope.verify(data, "genesis")
     genesis = Genesis.parse(verified.payload)
+    if genesis.version != 1:
+        raise RecordError(f"this is version {genesis.version} of a genesis", "a run key pins the first version")
     strangers = verified.signers - set(genesis.curators.keys)
     if strangers:
         raise SignatureError(f"{', '.join(sorted(strangers))} signed this genesis", "the genesis names other curators")
-    if len(verified.signers) < genesis.curators.threshold:
-        why = f"it asks for {genesis.curators.threshold} curators and carries {len(verified.signers)} signatures"
-        raise SignatureError("this genesis is not signed by enough curators", why)
+    genesis.curators.check(verified.signers, "this genesis")
     return genesis, verified.digest

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 _HOUR_S = 3600
-_LIFE_S = MappingProxyType({"peer": 2 * _HOUR_S, "claim": _HOUR_S // 2, "tip": 48 * _HOUR_S})
+_LIFE_S = MappingProxyType(
+    {
+        "peer": 2 * _HOUR_S,
+        "claim": _HOUR_S // 2,
+        "tip": 48 * _HOUR_S,
+        "verdict": 48 * _HOUR_S,
+        "head": 24 * _HOUR_S,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,11 @@ class Limits:
         skew_s: How far another clock may be ahead of ours.
         signers_per_slot: Most signers remembered under one record key.
         records: Most records one node remembers.
+        stranger_records: Most of them that may be of runs it does not know.
         lineage_checkpoints: Longest chain of checkpoints followed.
+        genesis_versions: Most versions of one genesis followed.
+        credentials: Most delegations and rotations between a signer and the name it acts under.
+        delegation_s: Longest life of a delegation.
         life_s: Longest `exp - iat` by record kind.
     """
 
@@ -43,7 +55,11 @@ class Limits:
     skew_s: int = 120
     signers_per_slot: int = 64
     records: int = 16384
+    stranger_records: int = 4096
     lineage_checkpoints: int = 4096
+    genesis_versions: int = 256
+    credentials: int = 4
+    delegation_s: int = 366 * 24 * _HOUR_S
     life_s: Mapping[str, int] = field(default_factory=lambda: _LIFE_S)
 
 

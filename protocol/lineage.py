@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from paris.protocol import digests
 from paris.protocol.checkpoint import Checkpoint, open_checkpoint
+from paris.protocol.credentials import authority
+from paris.protocol.curation import Admission
 from paris.protocol.errors import LineageError, VerificationError
 from paris.protocol.genesis import Genesis
 from paris.protocol.limits import LIMITS
@@ -22,16 +24,18 @@ def chain(
     *,
     bases: Collection[str] = (),
     shard_digests: Mapping[str, str] | None = None,
+    admission: Admission | None = None,
 ) -> tuple[Checkpoint, ...]:
     """Verify every checkpoint from the first to a tip.
 
     Args:
         tip_digest: Digest of the newest checkpoint's envelope.
         get: Envelope bytes by digest, or None; its answers are hashed here.
-        genesis: The verified genesis.
+        genesis: The verified genesis, of the newest version known.
         run: Its run id.
         bases: Where experts start from the run's base unit: manifest digests of verified complete base checkpoints.
         shard_digests: Digests by file name from the data manifest, where it is at hand.
+        admission: The admission list in force, where a head names one; otherwise the genesis' own.
 
     Returns:
         The checkpoints, first to newest.
@@ -46,6 +50,7 @@ def chain(
             raise LineageError("this lineage is too long", f"more than {LIMITS.lineage_checkpoints} checkpoints")
         checkpoint = _open(digest, get)
         _check_own(checkpoint, genesis, run, shard_digests)
+        _check_signer(checkpoint, genesis, run, admission or genesis.admission)
         if newest_first:
             _check_link(checkpoint, newest_first[-1])
         newest_first.append(checkpoint)
@@ -71,8 +76,6 @@ def _check_own(checkpoint: Checkpoint, genesis: Genesis, run: str, shard_digests
         raise LineageError(f"{name} belongs to another run", f"it names {checkpoint.run}, this is {run}")
     if unit not in genesis.units():
         raise LineageError(f"{name} is of no unit of this run", f"its units are {', '.join(genesis.units())}")
-    if not genesis.admission.admits(checkpoint.signer):
-        raise LineageError(f"{name} is by {checkpoint.signer}", "the genesis does not admit this key")
     recipe = genesis.recipe(unit)
     if checkpoint.to_step > recipe.steps:
         raise LineageError(f"{name} went past the end", f"the genesis asks for {recipe.steps} steps")
@@ -90,12 +93,25 @@ def _check_own(checkpoint: Checkpoint, genesis: Genesis, run: str, shard_digests
             raise LineageError(f"{name} was trained on other data", f"{wrong[0]} is not the file the genesis means")
 
 
+def _check_signer(checkpoint: Checkpoint, genesis: Genesis, run: str, admission: Admission) -> None:
+    finished_s = checkpoint.finished_s
+    try:
+        acting = authority(checkpoint.signer, checkpoint.credentials, run, finished_s, genesis.curators)
+    except VerificationError as error:
+        raise LineageError(f"{_name(checkpoint)} relies on credentials that do not hold", str(error)) from error
+    if not admission.admitted(acting.name, finished_s):
+        raise LineageError(f"{_name(checkpoint)} is by {acting.name}", "the run does not admit this key")
+
+
 def _check_link(parent: Checkpoint, child: Checkpoint) -> None:
     if parent.unit != child.unit:
         raise LineageError(f"{_name(child)} has a parent of another unit", f"the parent is {_name(parent)}")
     if parent.to_step != child.from_step:
         why = f"it starts at step {child.from_step}, its parent ends at {parent.to_step}"
         raise LineageError(f"{_name(child)} does not continue its parent", why)
+    if parent.signer == child.signer and child.fence < parent.fence:
+        why = f"it was trained under claim {child.fence}, its parent by the same signer under claim {parent.fence}"
+        raise LineageError(f"{_name(child)} is stale", why)
     if child.start is not None:
         raise LineageError(
             f"{_name(child)} has a parent and a start", "only the first checkpoint of a unit has a start"

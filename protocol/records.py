@@ -1,21 +1,24 @@
 """What lies in the DHT: short-lived signed records, one per signer and slot.
 
 `peer`: where a node is. `claim`: a lease on one unit. `tip`: the newest checkpoint of a unit that the signer holds and
-serves; mirrors publish tips too. Checkpoints and the genesis are blobs, named by digest.
+serves; mirrors publish tips too. `verdict`: what the signer found when it checked a checkpoint. `head`: what the
+curators say is in force. Checkpoints and the genesis are blobs, named by digest.
 """
 
 from __future__ import annotations
 
 import hashlib
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue, model_validator
 
 from paris.protocol.checkpoint import Checkpoint, open_checkpoint, statement
+from paris.protocol.curation import Positive
 from paris.protocol.digests import hex_of
 from paris.protocol.errors import RecordError
 from paris.protocol.genesis import Genesis, Recipe, open_genesis
+from paris.protocol.limits import LIMITS
 from paris.protocol.schema import Count, Digest, Extensible, One, PeerId, Text, Unit
 
 __all__ = [
@@ -23,10 +26,12 @@ __all__ = [
     "Checkpoint",
     "Claim",
     "Genesis",
+    "Head",
     "Peer",
     "Recipe",
     "Record",
     "Tip",
+    "Verdict",
     "open_checkpoint",
     "open_genesis",
     "parse_record",
@@ -44,6 +49,7 @@ class Record(Extensible):
         seq: Larger replaces smaller, per signer and slot.
         iat: Issued at, UNIX seconds.
         exp: Gone from this moment on, UNIX seconds; equals the DHT's expiration.
+        credentials: Envelopes of delegations and rotations the signer relies on, nearest to it first.
     """
 
     kind: ClassVar[str]
@@ -53,6 +59,7 @@ class Record(Extensible):
     seq: Count
     iat: Count
     exp: Count
+    credentials: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=LIMITS.credentials)
 
     @property
     def slot(self) -> str:
@@ -114,8 +121,73 @@ class Tip(Record):
         return self.unit
 
 
+class Verdict(Record):
+    """What the signer found when it checked a checkpoint itself.
+
+    Attributes:
+        unit: Its unit.
+        checkpoint: Digest of the checkpoint's envelope.
+        step: Steps the checkpoint has.
+        level: How far the check went: the files and signatures, the hold-out loss, or training itself.
+        holds: Whether what was claimed held.
+        loss_micro: Hold-out loss measured, in millionths; where `level` is `evaluated` or `replayed`.
+        tolerance_micro: How far from the claim it may lie, in millionths; with `loss_micro`.
+        samples: How many hold-out samples were measured; with `loss_micro`.
+        note: For people.
+    """
+
+    kind: ClassVar[str] = "verdict"
+    unit: Unit
+    checkpoint: Digest
+    step: Count
+    level: Literal["attested", "consistent", "evaluated", "replayed"]
+    holds: bool
+    loss_micro: Count | None = None
+    tolerance_micro: Count | None = None
+    samples: Count | None = None
+    note: Text = ""
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        numbers = (self.loss_micro, self.tolerance_micro, self.samples)
+        if any(number is not None for number in numbers) and None in numbers:
+            raise ValueError("a measured loss, its tolerance and its samples go together")
+        if self.level == "evaluated" and self.loss_micro is None:
+            raise ValueError("an evaluation says what it measured")
+        return self
+
+    @property
+    def slot(self) -> str:
+        """The unit."""
+        return self.unit
+
+
+class Head(Record):
+    """What is in force in a run, by enough of its curators; one of them, `signer`, publishes it.
+
+    Attributes:
+        version: Counts up; the highest counts.
+        genesis: Digest of the newest version of the genesis; the run id while there is one only.
+        admission: Digest of the admission list in force, a blob; absent: the genesis' own.
+        ensemble: Digest of the `Ensemble` to use, a blob; absent: none was promoted yet.
+        top_k: Experts a sample that serve this ensemble best, as measured; absent: not measured.
+    """
+
+    kind: ClassVar[str] = "head"
+    version: Positive
+    genesis: Digest
+    admission: Digest | None = None
+    ensemble: Digest | None = None
+    top_k: Positive | None = None
+
+    @property
+    def says(self) -> tuple[object, ...]:
+        """What two heads of one version must agree in."""
+        return (self.version, self.genesis, self.admission, self.ensemble, self.top_k)
+
+
 RECORD_KINDS: MappingProxyType[str, type[Record]] = MappingProxyType(
-    {model.kind: model for model in (Peer, Claim, Tip)}
+    {model.kind: model for model in (Peer, Claim, Tip, Verdict, Head)}
 )
 
 
@@ -136,7 +208,7 @@ def record_key(kind: str, run: str, slot: str = "") -> str:
     Args:
         kind: Record kind.
         run: Run id.
-        slot: A unit; empty for `peer`.
+        slot: A unit; empty for `peer` and `head`.
     """
     parts = (b"paris/1", kind.encode(), hex_of(run).encode(), slot.encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()

@@ -14,8 +14,9 @@ from paris.models.networks import read_config
 from paris.models.presets import PRESETS, TEXT_ENCODERS, Preset
 from paris.models.text import TextEncoder, open_text_encoder
 from paris.protocol import envelope
+from paris.protocol.curation import Admission
 from paris.protocol.errors import ResourceError, UsageError, VerificationError
-from paris.protocol.genesis import Admission, Codec, Copies, Lease, RunName, Start
+from paris.protocol.genesis import Codec, Copies, Lease, RunName, Start
 from paris.protocol.identity import Identity
 from paris.protocol.records import Genesis
 from paris.protocol.schema import Payload

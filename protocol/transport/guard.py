@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from paris.protocol.book import RecordBook
 from paris.protocol.errors import ParisError, RecordError
 from paris.protocol.identity import public_key_of
 from paris.protocol.limits import LIMITS
@@ -25,7 +26,7 @@ from paris.protocol.transport.libp2p import (
     PeerID,
     RecordValidatorBase,
 )
-from paris.protocol.validation import Received, RecordBook, check_record
+from paris.protocol.validation import Received, check_record
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +60,18 @@ class Guard(RecordValidatorBase):
 
     def validate(self, record: DHTRecord) -> bool:
         """Whether hivemind may keep or return a record: foreign, or our own on its way out."""
+        return self.receive(record) is not None
+
+    def receive(self, record: DHTRecord) -> Received | None:
+        """The record, checked and remembered; None where it is refused."""
         try:
-            self.book.offer(self.check(record), self._clock())
+            received = self.check(record)
+            self.book.offer(received, self._clock())
         except ParisError as error:
             self.refusals.append(str(error))
             logger.debug("refused a record: %s", error)
-            return False
-        return True
+            return None
+        return received
 
     def check(self, record: DHTRecord) -> Received:
         """Check a record and its place: key, subkey and expiration follow from what is signed.
@@ -75,7 +81,7 @@ class Guard(RecordValidatorBase):
             RecordError: The content is not valid, or lies in the wrong place.
             SignatureError: A signature fails, or the signer may not sign this.
         """
-        received = check_record(_envelope_of(record.value), self._clock(), self.book.admissions)
+        received = check_record(_envelope_of(record.value), self._clock(), self.book.rules)
         if record.key != DHTID.generate(received.key).to_bytes():
             raise RecordError(f"a {received.record.kind} lies under a foreign key", "kind, run and unit make the key")
         if record.subkey != MSGPackSerializer.dumps(public_key_of(received.record.signer)):

@@ -13,8 +13,10 @@ from protocol_support import (
     genesis_fields,
     make_checkpoint,
     make_claim,
+    make_head,
     make_peer,
     make_tip,
+    make_verdict,
     person,
     signed,
 )
@@ -33,6 +35,8 @@ SIGNATURE = FIELDS["signatures"][0]
 CLAIM = make_claim(person(1)).model_dump(mode="json", exclude_none=True)
 PEER = make_peer(person(1)).model_dump(mode="json")
 TIP = make_tip(person(1)).model_dump(mode="json")
+VERDICT = make_verdict(person(1)).model_dump(mode="json", exclude_none=True)
+HEAD = make_head(person(1)).model_dump(mode="json", exclude_none=True)
 
 
 @dataclass(frozen=True)
@@ -204,9 +208,21 @@ def records() -> Iterator[Broken]:
         ("tip", "no-checkpoint", TIP | {"checkpoint": None}, "It names no checkpoint."),
         ("tip", "loss-negative", TIP | {"loss_micro": -1}, "Its loss is negative."),
         ("tip", "is-a-claim", CLAIM, "It has the fields of a claim."),
+        ("verdict", "life-long", VERDICT | {"exp": NOW_S + 172_801}, "It lives longer than 48 hours."),
+        ("verdict", "level-proved", VERDICT | {"level": "proved"}, "It says more than anybody can check."),
+        ("verdict", "unmeasured", without(VERDICT, "loss_micro", "tolerance_micro", "samples"), "It measured nothing."),
+        ("verdict", "no-tolerance", without(VERDICT, "tolerance_micro"), "It has a loss and no tolerance."),
+        ("head", "life-long", HEAD | {"exp": NOW_S + 86_401}, "It lives longer than a day."),
+        ("head", "version-none", HEAD | {"version": 0}, "Its version is 0."),
+        ("head", "top-none", HEAD | {"top_k": 0}, "It asks for no expert."),
+        ("head", "no-genesis", without(HEAD, "genesis"), "It names no genesis."),
     ]
     for kind, name, payload, why in others:
         yield Broken(f"{kind}-{name}", content, why, signing(strict_json.dumps(payload), kind), kind)
+
+
+def without(payload: dict, *names: str) -> dict:
+    return {name: value for name, value in payload.items() if name not in names}
 
 
 def genesis() -> Iterator[Broken]:
@@ -265,6 +281,14 @@ def checkpoints() -> Iterator[Broken]:
         "named-twice": (shard, shard + ',{"name":"parent"},{"name":"parent"}', "It names two parents."),
         "loss-negative": ('"loss_micro":410000', '"loss_micro":-1', "Its hold-out loss is negative."),
         "loss-boolean": ('"loss_micro":410000', '"loss_micro":true', "Its hold-out loss is no number."),
+        "credential-name": (
+            '"builderDependencies":[]', '"builderDependencies":[{"name":"x","content":"e30="}]',
+            "A builder depends on something else than credentials.",
+        ),
+        "credential-base64": (
+            '"builderDependencies":[]', '"builderDependencies":[{"name":"credential/0","content":"e30"}]',
+            "A credential is no base64.",
+        ),
         "trace-negative": ("[10,400000]", "[10,-1]", "Its loss trace holds a negative loss."),
         "trace-point": ("[10,400000]", "[10]", "A point of its loss trace has no loss."),
         "algorithm": ('"digest":{"sha256"', '"digest":{"md5"', "A digest is not SHA-256."),

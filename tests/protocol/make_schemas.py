@@ -11,12 +11,18 @@ from pathlib import Path
 from make_vectors import replace_files
 
 from paris.protocol.checkpoint import Checkpoint
+from paris.protocol.credentials import Delegation, Rotation
+from paris.protocol.curation import AdmissionList
+from paris.protocol.ensemble import Ensemble
 from paris.protocol.genesis import Genesis
 from paris.protocol.manifest import _Wire as Manifest
 from paris.protocol.records import RECORD_KINDS
 
 FOLDER = Path(__file__).parents[2] / "docs" / "protocol" / "schemas"
-MODELS = {"genesis": Genesis, "checkpoint": Checkpoint, "manifest": Manifest, **RECORD_KINDS}
+MODELS = {
+    "genesis": Genesis, "checkpoint": Checkpoint, "manifest": Manifest, "ensemble": Ensemble,
+    "admission": AdmissionList, "delegation": Delegation, "rotation": Rotation, **RECORD_KINDS,
+}  # fmt: skip
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 

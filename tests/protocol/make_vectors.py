@@ -10,12 +10,30 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from broken import everything
-from protocol_support import NOW_S, digest_of, genesis_fields, make_checkpoint, make_claim, make_peer, make_tip, person
+import broken
+import broken_curation
+from protocol_support import (
+    NOW_S,
+    admission_list,
+    carried,
+    curators,
+    delegation,
+    digest_of,
+    genesis_fields,
+    make_checkpoint,
+    make_claim,
+    make_head,
+    make_peer,
+    make_tip,
+    make_verdict,
+    person,
+    rotation,
+)
 from rule_vectors import rules
 
 from paris.protocol import envelope
 from paris.protocol.digests import sha256_of
+from paris.protocol.ensemble import Ensemble
 from paris.protocol.genesis import Genesis
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
@@ -75,6 +93,24 @@ def genesis() -> Iterator[tuple[str, dict]]:
     yield "genesis-full", enveloped("genesis", why, big_genesis(), person(1), person(3))
     pinned = Genesis.parse(genesis_fields(start={"kind": "checkpoint", "manifest": digest_of("pretrained")}))
     yield "genesis-pretrained", enveloped("genesis", "Experts start from a named checkpoint.", pinned, person(1))
+    first, run, second = succession()
+    why = "Version 2 moves to other curators: signed by one of the old ones and two of the new ones."
+    made = enveloped("genesis", why, second, person(1), person(2), person(3))
+    yield "genesis-second", made | {"run": run, "before": [first.decode()]}
+
+
+def succession() -> tuple[bytes, str, Genesis]:
+    """A first version, its digest, and a second one that changes all that may change."""
+    first = envelope.sign("genesis", Genesis.parse(genesis_fields()), person(1))
+    fields = genesis_fields()
+    training = {kind: recipe | {"steps": recipe["steps"] + 50} for kind, recipe in fields["training"].items()}
+    changes = {
+        "version": 2, "prev": sha256_of(first), "created": NOW_S + 9, "training": training, "replicas": 3,
+        "curators": {"keys": [person(n).peer_id for n in (2, 3)], "threshold": 2},
+        "admission": {"policy": "list", "keys": [person(4).peer_id]},
+        "lease": {"life_s": 90, "settle_s": 3, "progress_s": 200}, "ext": {"x-why": "more to train"},
+    }  # fmt: skip
+    return first, sha256_of(first), Genesis.parse(fields | changes)
 
 
 def records() -> Iterator[tuple[str, dict]]:
@@ -94,6 +130,22 @@ def records() -> Iterator[tuple[str, dict]]:
     dying = make_claim(who, iat=NOW_S - 9, exp=NOW_S + 1, ext={"later": {"versions": ["may", "add"]}})
     yield "claim-dying", enveloped("claim", "One second left; an extension readers ignore.", dying, who)
     yield "tip", enveloped("tip", "The newest checkpoint of a unit.", make_tip(who, loss_micro=0), who)
+    yield "verdict", enveloped("verdict", "Somebody measured a checkpoint.", make_verdict(who), who)
+    unmeasured = {"loss_micro": None, "tolerance_micro": None, "samples": None}
+    replayed = make_verdict(who, level="replayed", holds=False, note="other weights came out", **unmeasured)
+    yield "verdict-replayed", enveloped("verdict", "Somebody trained again, to another end.", replayed, who)
+    head = make_head(who, admission=digest_of("admission"), version=7)
+    signers = {"curators": curators(5, 6, 7, threshold=2).model_dump(mode="json")}
+    why = "Two of three curators, one of whom publishes it."
+    yield "head", enveloped("head", why, head, who, person(7)) | signers
+    bare = make_head(who, ensemble=None, top_k=None, exp=NOW_S + longest["head"])
+    yield "head-bare", enveloped("head", "Nothing was promoted yet; the longest life.", bare, who)
+    lent = make_claim(who, credentials=carried(delegation(person(4), who)))
+    admission = {"admission": {"policy": "list", "keys": [person(4).peer_id]}}
+    yield "claim-delegated", enveloped("claim", "A node acts for an admitted contributor.", lent, who) | admission
+    moved = make_claim(who, credentials=carried(delegation(person(6), who), rotation(person(4), person(6))))
+    why = "The contributor who delegates has moved its admitted name to a new key."
+    yield "claim-moved", enveloped("claim", why, moved, who) | admission
 
 
 def checkpoints() -> Iterator[tuple[str, dict]]:
@@ -107,6 +159,56 @@ def checkpoints() -> Iterator[tuple[str, dict]]:
     yield "checkpoint-from-base", enveloped("checkpoint", "It starts from published weights.", branch, who)
     router = make_checkpoint(who, unit="router")
     yield "checkpoint-router", enveloped("checkpoint", "The router trains on every shard.", router, who)
+    lent = make_checkpoint(who, credentials=(delegation(person(4), who),))
+    yield "checkpoint-delegated", enveloped("checkpoint", "A node built it for a contributor.", lent, who)
+
+
+def credentials() -> Iterator[tuple[str, dict]]:
+    who, node = person(4), person(5)
+    board = {"run": digest_of("run"), "curators": curators(1, 2, 3, threshold=2).model_dump(mode="json")}
+    cases = {
+        "delegation": ("A node may act for a contributor for a day.", delegation(who, node), (who,)),
+        "rotation": ("A name moves, by its own leave.", rotation(who, node), (who, node)),
+        "rotation-by-curators": (
+            "The old key is lost: two of three curators move its name.",
+            rotation(who, node, node, person(1), person(3)),
+            (node, person(1), person(3)),
+        ),
+        "admission": (
+            "One key is admitted, one no longer.",
+            admission_list(person(1), person(2)),
+            (person(1), person(2)),
+        ),
+        "admission-open": (
+            "The run is opened to everybody.",
+            admission_list(person(2), person(3), version=2, admission={"policy": "open", "keys": []}),
+            (person(2), person(3)),
+        ),
+    }  # fmt: skip
+    for name, (why, data, signers) in cases.items():
+        kind = name.partition("-")[0]
+        yield name, {
+            "kind": kind, "why": why, **({} if kind == "delegation" else board),
+            "seeds": {who.peer_id: who.seed.hex() for who in sorted(signers, key=lambda who: who.peer_id)},
+            "payload": envelope.verify(data, kind).payload, "digest": sha256_of(data), **written(data),
+        }  # fmt: skip
+
+
+def ensembles() -> Iterator[tuple[str, dict]]:
+    units = {
+        "router": digest_of("r"),
+        "cluster-0": digest_of("0"),
+        "cluster-10": digest_of("10"),
+        "base": digest_of("b"),
+    }
+    data = Ensemble(run=digest_of("run"), units=units).to_bytes()
+    yield (
+        "ensemble",
+        {
+            "kind": "ensemble", "why": "One checkpoint a unit; units sorted as text.", "payload": json.loads(data),
+            "digest": sha256_of(data), **written(data),
+        },
+    )  # fmt: skip
 
 
 def manifests() -> Iterator[tuple[str, dict]]:
@@ -142,9 +244,9 @@ def keys() -> Iterator[tuple[str, dict]]:
 def vectors() -> dict[str, bytes]:
     """Content of every vector file by its name relative to the folder."""
     files: dict[str, dict] = {f"rules/{name}.json": vector for name, vector in rules().items()}
-    for group in (genesis, records, checkpoints, manifests, keys):
+    for group in (genesis, records, checkpoints, credentials, ensembles, manifests, keys):
         files |= {f"valid/{name}.json": vector for name, vector in group()}
-    for case in everything():
+    for case in (*broken.everything(), *broken_curation.everything()):
         times = {"now_s": NOW_S} if case.kind in RECORD_KINDS else {}
         files[f"invalid/{case.name}.json"] = {
             "kind": case.kind, "why": case.why, "error": case.error, **times, **case.extra, **written(case.data),

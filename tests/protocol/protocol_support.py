@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from paris.protocol import envelope
 from paris.protocol.checkpoint import statement
+from paris.protocol.credentials import Delegation, Rotation
+from paris.protocol.curation import AdmissionList, Curators
 from paris.protocol.digests import sha256_of
 from paris.protocol.genesis import Genesis
 from paris.protocol.identity import Identity
-from paris.protocol.records import Claim, Peer, Tip
+from paris.protocol.records import Claim, Head, Peer, Tip, Verdict
 
 NOW_S = 1_800_000_000
 
@@ -80,6 +83,50 @@ def make_tip(who: Identity, **changes) -> Tip:
         "checkpoint": digest_of("checkpoint"), "manifest": digest_of("manifest"), "loss_micro": 250_000,
     }  # fmt: skip
     return Tip(signer=who.peer_id, **(fields | changes))
+
+
+def make_verdict(who: Identity, **changes) -> Verdict:
+    fields = {
+        "run": digest_of("run"), "seq": 1, "iat": NOW_S, "exp": NOW_S + 600, "unit": "cluster-0", "step": 10,
+        "checkpoint": digest_of("checkpoint"), "level": "evaluated", "holds": True, "loss_micro": 251_000,
+        "tolerance_micro": 5_000, "samples": 256,
+    }  # fmt: skip
+    return Verdict(signer=who.peer_id, **(fields | changes))
+
+
+def make_head(who: Identity, **changes) -> Head:
+    fields = {
+        "run": digest_of("run"), "seq": 1, "iat": NOW_S, "exp": NOW_S + 600, "version": 1, "genesis": digest_of("run"),
+        "ensemble": digest_of("ensemble"), "top_k": 2,
+    }  # fmt: skip
+    return Head(signer=who.peer_id, **(fields | changes))
+
+
+def delegation(who: Identity, node: Identity, *signers: Identity, **changes) -> bytes:
+    fields = {"run": digest_of("run"), "iat": NOW_S - 60, "exp": NOW_S + 86_400}
+    made = Delegation(contributor=who.peer_id, node=node.peer_id, **(fields | changes))
+    return envelope.sign("delegation", made, *(signers or (who,)))
+
+
+def rotation(old: Identity, new: Identity, *signers: Identity, **changes) -> bytes:
+    fields = {"run": digest_of("run"), "iat": NOW_S - 60, "reason": "a new machine"}
+    made = Rotation(old=old.peer_id, new=new.peer_id, **(fields | changes))
+    return envelope.sign("rotation", made, *(signers or (old, new)))
+
+
+def admission_list(*signers: Identity, **changes) -> bytes:
+    admission = {"policy": "list", "keys": [person(4).peer_id], "former": [{"key": person(6).peer_id, "until": NOW_S}]}
+    fields = {"run": digest_of("run"), "version": 1, "created": NOW_S, "admission": admission}
+    return envelope.sign("admission", AdmissionList.parse(fields | changes), *signers)
+
+
+def carried(*credentials: bytes) -> tuple[dict, ...]:
+    """Credentials as a record carries them."""
+    return tuple(json.loads(data) for data in credentials)
+
+
+def curators(*numbers: int, threshold: int = 1) -> Curators:
+    return Curators(keys=tuple(person(number).peer_id for number in numbers), threshold=threshold)
 
 
 def signed(record, *signers: Identity) -> bytes:

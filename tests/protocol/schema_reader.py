@@ -34,11 +34,26 @@ def _properties(value, rule, schema, root, where):
 
 
 def _additional(value, rule, schema, root, where):
-    known = schema.get("properties", {})
-    extra = {key: item for key, item in value.items() if key not in known} if isinstance(value, dict) else {}
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    named = value.items() if isinstance(value, dict) else ()
+    extra = {k: item for k, item in named if k not in known and not any(re.search(each, k) for each in patterns)}
     if isinstance(rule, bool):
         return no(bool(extra) and not rule, f"{where} has unknown fields {sorted(extra)}")
     return [p for key, item in extra.items() for p in problems(item, rule, root, f"{where}.{key}")]
+
+
+def _patterns(value, rule, schema, root, where):
+    named = value.items() if isinstance(value, dict) else ()
+    pairs = [(key, item, each) for key, item in named for pattern, each in rule.items() if re.search(pattern, key)]
+    return [p for key, item, each in pairs for p in problems(item, each, root, f"{where}.{key}")]
+
+
+def _few_properties(value, rule, schema, root, where):
+    return no(isinstance(value, dict) and len(value) < rule, f"{where} has too few fields")
+
+
+def _many_properties(value, rule, schema, root, where):
+    return no(isinstance(value, dict) and len(value) > rule, f"{where} has too many fields")
 
 
 def _required(value, rule, schema, root, where):
@@ -78,6 +93,9 @@ RULES = {
     "type": _type,
     "properties": _properties,
     "additionalProperties": _additional,
+    "patternProperties": _patterns,
+    "minProperties": _few_properties,
+    "maxProperties": _many_properties,
     "required": _required,
     "items": _items,
     "prefixItems": _prefix,

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from protocol_support import digest_of, fresh, make_claim, make_genesis, make_peer, make_tip, person, signed, swarm_of
 
+from paris.protocol.curation import Admission
 from paris.protocol.errors import EnvelopeError, NetworkError, RecordError, SignatureError, UsageError
-from paris.protocol.genesis import Admission
+from paris.protocol.transport.daemon import Dial
 from paris.protocol.transport.dht import Swarm
+from paris.protocol.validation import RunRules
 
 RUN = digest_of("run")
 
@@ -26,7 +28,7 @@ def test_records_of_three_peers_are_seen_by_all(tmp_path, run_async):
             for number, swarm in enumerate(swarms, start=1):
                 who = person(number)
                 assert swarm.peer_id == who.peer_id
-                assert not swarm.warnings
+                assert all(dial.answered for dial in swarm.dials)
                 await swarm.publish(signed(fresh(make_claim, who), who))
                 await swarm.publish(signed(fresh(make_tip, who), who))
                 await swarm.publish(signed(fresh(make_peer, who, addrs=tuple(swarm.addrs)), who))
@@ -80,10 +82,10 @@ def test_a_blob_kind_cannot_be_published(tmp_path, run_async):
 
 
 def test_only_listed_keys_may_claim_in_a_listed_run(tmp_path, run_async):
-    admissions = {RUN: Admission(policy="list", keys=(person(1).peer_id,))}
+    rules = {RUN: RunRules(Admission(policy="list", keys=(person(1).peer_id,)))}
 
     async def scene():
-        async with swarm_of(tmp_path, 1, 2, admissions=admissions) as (first, second):
+        async with swarm_of(tmp_path, 1, 2, rules=rules) as (first, second):
             await first.publish(signed(fresh(make_claim, person(1)), person(1)))
             with pytest.raises(SignatureError, match="not admitted"):
                 await second.publish(signed(fresh(make_claim, person(2)), person(2)))
@@ -114,12 +116,15 @@ def test_dead_bootstrap_the_node_starts_alone_says_so_and_connects_later(tmp_pat
         key = tmp_path / "2.key"
         key.write_bytes(person(2).to_libp2p())
         async with await Swarm.join(key, gone) as alone:
-            assert "None of the 1 known peers answered" in alone.warnings[0]
+            assert [(dial.address, dial.answered) for dial in alone.dials] == [(gone[0], False)]
+            assert "refused" in alone.dials[0].trouble
             assert alone.reachable_peers() == 0
             await alone.publish(signed(fresh(make_claim, person(2)), person(2)))
-            assert await alone.connect(gone) == []
+            assert not any(dial.answered for dial in await alone.connect(gone))
+            assert await alone.company() == []
             async with swarm_of(tmp_path, 3) as (third,):
-                assert await alone.connect(third.addrs) == third.addrs
+                assert await alone.connect(third.addrs) == [Dial(address) for address in third.addrs]
+                assert await alone.company() == [third.peer_id]
                 assert alone.reachable_peers() == 1
                 found = await third.records("claim", RUN, "cluster-0")
                 assert [record.signer for record in found] == [person(2).peer_id]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 
+import broken
+import broken_curation
 import pytest
-from broken import everything
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from protocol_support import NOW_S, person
@@ -14,12 +15,13 @@ from securesystemslib.dsse import Envelope
 from vector_reader import data_of, load
 
 from paris.protocol import envelope, strict_json
+from paris.protocol.book import RecordBook
 from paris.protocol.errors import EnvelopeError, UsageError, VerificationError
 from paris.protocol.genesis import open_genesis
 from paris.protocol.identity import Identity, peer_id_of, public_key_of
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import RECORD_KINDS, open_checkpoint, parse_record
-from paris.protocol.validation import RecordBook, check_record
+from paris.protocol.validation import check_record
 
 VALID = load("valid")
 SEEDS = sorted(data_of(vector) for vector in VALID.values())
@@ -113,7 +115,7 @@ def test_damaged_vectors(data):
     feed(data)
 
 
-@pytest.mark.parametrize("case", list(everything()), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*broken.everything(), *broken_curation.everything()], ids=lambda case: case.name)
 def test_the_wrong_parser_gets_the_wrong_vector(case):
     feed(case.data)
 

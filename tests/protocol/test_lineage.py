@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from protocol_support import digest_of, genesis_fields, make_checkpoint, make_genesis, person
+from protocol_support import NOW_S, delegation, digest_of, genesis_fields, make_checkpoint, make_genesis, person
 
 from paris.protocol import envelope
+from paris.protocol.curation import Admission
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import LineageError
 from paris.protocol.limits import LIMITS
@@ -128,3 +129,45 @@ def test_an_endless_lineage(blobs, parent, monkeypatch):
     tip = blobs.add(person(1), parent=middle, from_step=20, to_step=30)
     with pytest.raises(LineageError, match="too long"):
         chain(tip, blobs.get, make_genesis(), RUN)
+
+
+def test_a_stale_fence(blobs, parent):
+    """Its signer has held a later claim since: what it trained under the older one comes too late."""
+    kept = blobs.add(person(1), parent=parent, from_step=10, to_step=20, fence=7)
+    stale = blobs.add(person(1), parent=kept, from_step=20, to_step=30, fence=6)
+    with pytest.raises(LineageError, match="is stale"):
+        chain(stale, blobs.get, make_genesis(), RUN)
+    other = blobs.add(person(2), parent=kept, from_step=20, to_step=30, fence=1)
+    assert chain(other, blobs.get, make_genesis(), RUN)
+
+
+LISTED = make_genesis(admission={"policy": "list", "keys": [person(4).peer_id]})
+
+
+def test_a_node_builds_under_the_name_of_its_contributor(blobs):
+    node = person(5)
+    tip = blobs.add(node, credentials=(delegation(person(4), node),))
+    assert chain(tip, blobs.get, LISTED, RUN)[0].signer == node.peer_id
+    alone = blobs.add(node)
+    with pytest.raises(LineageError, match="does not admit"):
+        chain(alone, blobs.get, LISTED, RUN)
+
+
+def test_a_delegation_that_had_expired_when_the_segment_was_finished(blobs):
+    node = person(5)
+    late = blobs.add(node, credentials=(delegation(person(4), node, exp=NOW_S + 30),))
+    with pytest.raises(LineageError, match="is not in force"):
+        chain(late, blobs.get, LISTED, RUN)
+
+
+def test_what_a_former_contributor_finished_in_time_still_counts(blobs):
+    tip = blobs.add(person(6))
+    finished_s = NOW_S + 60
+    for until_s, counts in ((finished_s, True), (finished_s - 1, False)):
+        former = [{"key": person(6).peer_id, "until": until_s}]
+        admission = Admission.parse({"policy": "list", "keys": [person(4).peer_id], "former": former})
+        if counts:
+            assert chain(tip, blobs.get, LISTED, RUN, admission=admission)
+            continue
+        with pytest.raises(LineageError, match="does not admit"):
+            chain(tip, blobs.get, LISTED, RUN, admission=admission)

@@ -27,7 +27,8 @@ def test_the_script_still_makes_the_committed_files():
 
 
 def test_every_kind_has_vectors_of_both_sorts():
-    kinds = {"genesis", "peer", "claim", "tip", "checkpoint", "manifest", "key"}
+    blobs = {"genesis", "checkpoint", "admission", "delegation", "rotation", "ensemble", "manifest"}
+    kinds = {*RECORD_KINDS, *blobs, "key"}
     assert {vector["kind"] for vector in VALID.values()} == kinds
     assert {vector["kind"] for vector in INVALID.values()} == kinds
 
@@ -64,7 +65,7 @@ def test_signing_the_payload_with_the_seeds_makes_the_very_bytes(name):
 def test_a_model_writes_what_it_has_read(name):
     vector = VALID[name]
     signers = [Identity.from_seed(bytes.fromhex(seed)) for seed in vector["seeds"].values()]
-    assert envelope.sign(vector["kind"], read(vector), *signers) == data_of(vector)
+    assert envelope.sign(vector["kind"], read(vector), *signers) == data_of(vector), name
 
 
 @pytest.mark.parametrize("name", [name for name, vector in VALID.items() if vector["kind"] in RECORD_KINDS])
@@ -73,7 +74,7 @@ def test_a_records_key_follows_from_its_payload(name):
     assert record_key(vector["kind"], payload["run"], payload.get("unit", "")) == vector["record_key"]
 
 
-@pytest.mark.parametrize("name", [name for name, vector in VALID.items() if vector["kind"] == "manifest"])
+@pytest.mark.parametrize("name", [name for name, vector in VALID.items() if vector["kind"] in {"manifest", "ensemble"}])
 def test_a_manifest_writes_the_very_bytes(name):
     vector = VALID[name]
     assert read(vector).to_bytes() == data_of(vector)

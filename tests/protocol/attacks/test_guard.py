@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pytest
 from protocol_support import NOW_S, digest_of, make_claim, person, signed
 
+from paris.protocol.book import RecordBook
 from paris.protocol.records import record_key
 from paris.protocol.transport.guard import Guard
 from paris.protocol.transport.libp2p import DHTID, DictionaryDHTValue, MSGPackSerializer
-from paris.protocol.validation import RecordBook
 
 KEY = DHTID.generate(record_key("claim", digest_of("run"), "cluster-0"))
 EXP = NOW_S + 600
