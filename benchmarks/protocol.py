@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.measure import Row, compare
 from benchmarks.peer import BARE
 from paris.protocol import envelope
+from paris.protocol.book import RecordBook
 from paris.protocol.digests import sha256_of
 from paris.protocol.identity import Identity
 from paris.protocol.manifest import describe
@@ -28,7 +29,7 @@ from paris.protocol.transport.daemon import meet, start_daemon, stop_daemon
 from paris.protocol.transport.dht import REPLICAS, Swarm
 from paris.protocol.transport.fetch import fetch_file
 from paris.protocol.transport.libp2p import DHTNode, PeerID
-from paris.protocol.validation import RecordBook, check_record
+from paris.protocol.validation import check_record
 
 RUN = sha256_of(b"a run for the benchmark")
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,7 @@ def signatures(records: int, repeats: int) -> list[Row]:
     def validate() -> None:
         book = RecordBook()
         for data in signed:
-            book.offer(check_record(data, now_s, book.admissions), now_s)
+            book.offer(check_record(data, now_s, book.rules), now_s)
 
     shared: dict[str, Any] = {"work": records, "unit": "records", "repeats": repeats}
     return [
@@ -247,7 +248,7 @@ async def _bare_nodes(count: int) -> AsyncIterator[list[DHTNode]]:
     try:
         for _ in range(count):
             p2p = await start_daemon(None)
-            known = await meet(p2p, first)
+            known = [dial.address for dial in await meet(p2p, first) if dial.answered]
             nodes.append(await DHTNode.create(p2p=p2p, initial_peers=known or None, num_replicas=REPLICAS))
             first = first or [str(address) for address in await p2p.get_visible_maddrs()]
         yield nodes

@@ -29,16 +29,24 @@ class _Standing:
     life_s: int
     due_s: float = 0.0
     seq: int = 0
+    iat: int = 0
     exp: int = 0
 
 
 class Announcer:
     """The records this node stands behind.
 
-    Contract: sequence numbers and expiries of one record only grow, also across restarts (both start from the clock). A
-    record that could not be announced (nobody there, or a slot that is full) stays due and is tried again at the next
-    `flush`; training never waits for it.
+    Contract: sequence numbers and times of one record only grow, also across restarts (they start from the clock), and
+    when the wall clock jumps back: what others hold stays replaceable, and nothing is due late. A record that could not
+    be announced (nobody there, or a slot that is full) stays due and is tried again at the next `flush`; training never
+    waits for it.
 
+    Args:
+        run: Run id.
+        identity: Who signs.
+        publish: Puts a signed record into the network.
+        clock: UNIX seconds, the wall clock.
+        steady: Seconds by a clock that never goes back, for what is due; None: the wall clock.
     """
 
     def __init__(
@@ -47,8 +55,10 @@ class Announcer:
         identity: Identity,
         publish: Callable[[bytes], Awaitable[object]],
         clock: Callable[[], float],
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self._run, self._identity, self._publish, self._clock = run, identity, publish, clock
+        self._steady = steady or clock
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._spent: dict[tuple[str, str], _Standing] = {}
 
@@ -71,23 +81,30 @@ class Announcer:
         """Let a record run out."""
         self._standing.pop((kind, slot), None)
 
+    def hurry(self) -> None:
+        """Make everything due now: whoever is there now may have heard nothing of it."""
+        for standing in self._standing.values():
+            standing.due_s = 0.0
+
     async def flush(self) -> None:
         """Announce what is due."""
         for (kind, slot), standing in list(self._standing.items()):
-            if self._clock() >= standing.due_s and self.standing(kind, slot):
+            if self._steady() >= standing.due_s and self.standing(kind, slot):
                 await self._announce(kind, standing)
 
     async def _announce(self, kind: str, standing: _Standing) -> bool:
         now = int(self._clock())
         # The rest of the allowed life is room for expiries that must grow although the clock has not moved.
         life_s = min(standing.life_s, LIMITS.life_s[kind] - LIFE_ROOM_S)
-        standing.seq, standing.exp = max(standing.seq + 1, now), max(standing.exp + 1, now + life_s)
-        own = {"run": self._run, "signer": self._identity.peer_id, "seq": standing.seq, "iat": now, "exp": standing.exp}
-        record = standing.model.parse({**own, **standing.fields()})
+        standing.seq, standing.iat = max(standing.seq + 1, now), max(standing.iat, now)
+        standing.exp = max(standing.exp + 1, now + life_s)
+        own = {"run": self._run, "signer": self._identity.peer_id, "seq": standing.seq}
+        times = {"iat": standing.iat, "exp": standing.exp}
+        record = standing.model.parse({**own, **times, **standing.fields()})
         try:
             await self._publish(envelope.sign(kind, record, self._identity))
         except (NetworkError, RecordError) as error:
             log.warning("could not announce a %s, will try again: %s", kind, error)
             return False
-        standing.due_s = self._clock() + standing.life_s / 3 * random.uniform(0.8, 1.0)
+        standing.due_s = self._steady() + standing.life_s / 3 * random.uniform(0.8, 1.0)
         return True

@@ -22,6 +22,7 @@ from paris.protocol.claims import Complete, MakeClaim, Train, Wait, Withdraw, de
 from paris.protocol.errors import NetworkError, ParisError, UnavailableError
 from paris.protocol.records import Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
+from paris.protocol.validation import RunRules
 from paris.registry.resolve import ResolvedUnit
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Contributor:
 
     async def introduce(self) -> None:
         """Announce that this node is here for this run, and what it holds of it."""
-        self._peer.swarm.admissions[self._run] = self._genesis.admission
+        self._peer.swarm.book.know(self._run, RunRules.of(self._genesis))
         fields = {
             "addrs": self._peer.swarm.addrs[:MOST_ADDRESSES],
             "agent": f"paris-node/{version('paris-node')} {self._name[:MOST_NAME_CHARS]}".strip(),
@@ -148,6 +149,11 @@ class Contributor:
         }
         await self._announcer.keep("peer", "", PeerRecord, PEER_LIFE_S, lambda: fields)
         await stand_behind_again(self._place, self._announcer)
+
+    async def announce_again(self) -> None:
+        """Announce everything this node stands behind to those who are there now."""
+        self._announcer.hurry()
+        await self._announcer.flush()
 
     async def _claim(self, unit: ResolvedUnit) -> None:
         """Announce a claim, then give others time to be heard; the next survey reads back who holds it."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import shutil
-import stat
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paris.node.home import Home
+from paris.node.home import KEY_MODE, OTHERS, Home
 from paris.node.settings import Settings
 from paris.protocol.errors import NetworkError, ParisError, ResourceError, VerificationError
 from paris.registry.runkey import RunKey
 
+if TYPE_CHECKING:
+    from paris.node.bootstrap import Source, Tried
+    from paris.protocol.transport.clock import Skew
+
 ENOUGH_DISK_BYTES = 5 * 10**9
 ENOUGH_MEMORY_BYTES = 3 * 10**9
-NETWORK = "network"
+NETWORK, ADDRESSES = "network", "addresses"
+LIMIT_S = 75.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,17 @@ def exit_code(findings: list[Finding]) -> int:
 
 
 def _key(home: Home) -> Finding:
+    mode = home.key_mode() if home.identity_path.exists() else KEY_MODE
     try:
         peer_id = home.identity().peer_id
     except (ParisError, OSError) as error:
         cure = f"Put the right key there, or move {home.identity_path} away; a new key is a new name."
         return Finding("key", "problem", f"{home.identity_path} cannot be used: {error}", cure)
-    mode = stat.S_IMODE(home.identity_path.stat().st_mode)
-    if mode & 0o077:
-        return Finding("key", "problem", f"others can read it (mode {mode:o})", f"chmod 600 {home.identity_path}")
+    if mode & OTHERS:
+        detail = f"{peer_id}; others on this machine could read its file (mode {mode:o}) until now"
+        return Finding(
+            "key", "warning", detail, "If somebody may have copied it, move it away and start under a new name."
+        )
     return Finding("key", "ok", f"{peer_id}, readable by you only")
 
 
@@ -103,28 +112,96 @@ def _text_encoder() -> Finding:
     return Finding("text encoder", "ok", "MiniLM loads without a network")
 
 
-async def _network(settings: Settings, key: RunKey | None) -> list[Finding]:
-    """Start the daemon under a passing name, and ask the run's peers for its genesis."""
-    from paris.node.peer import open_peer
-    from paris.registry.resolve import load_genesis
-
-    findings = []
+async def _network(settings: Settings, key: RunKey | None, limit_s: float = LIMIT_S) -> list[Finding]:
+    """Everything about the network that can be known from here, within a time: what was found by then is told."""
+    findings: list[Finding] = []
     try:
-        hints = (*(key.peers if key else ()), *settings.peers)
-        async with open_peer(settings, hints, serve=False) as peer:
-            findings.append(Finding("daemon", "ok", "libp2p daemon runs"))
-            if hints:
-                findings.append(Finding(NETWORK, "ok", f"{peer.swarm.reachable_peers()} peers answer"))
-            if key:
-                genesis = await load_genesis(peer.library, key.run, hints=hints)
-                findings.append(Finding("run", "ok", f"{genesis.name!r} answers, {len(genesis.units())} units"))
+        async with asyncio.timeout(limit_s):
+            await _look_at_network(settings, key, findings)
+    except TimeoutError:
+        cure = "Look at the lines above; `paris-node --verbose doctor` shows what happens inside."
+        findings.append(Finding(NETWORK, "problem", f"the examination did not end in {limit_s:g} s", cure))
     except ParisError as error:
-        what = (
-            NETWORK
-            if isinstance(error, NetworkError)
-            else "run"
-            if isinstance(error, VerificationError)
-            else "settings"
-        )
+        what = "run" if isinstance(error, VerificationError) else "settings"
+        what = NETWORK if isinstance(error, NetworkError) else what
         findings.append(Finding(what, "problem", f"{error.what}: {error.why}".strip(" :"), error.hint))
     return findings
+
+
+async def _look_at_network(settings: Settings, key: RunKey | None, findings: list[Finding]) -> None:
+    """Start the daemon under a passing name, try every source by itself, and ask the run's peers for its genesis."""
+    from paris.node.bootstrap import Sources
+    from paris.node.peer import SwarmNetwork, named, passing
+    from paris.node.peercache import PeerCache
+    from paris.protocol.transport.dht import Swarm
+    from paris.registry.library import Library
+    from paris.registry.resolve import load_genesis
+
+    home = Home(settings.home)
+    with named(home, lasting=False) as (identity, path):
+        listen = passing(settings.listen)
+        async with await Swarm.join(path, listen=listen, announce=settings.announce, client_mode=True) as swarm:
+            findings += [Finding("daemon", "ok", "libp2p daemon runs"), addresses_finding(swarm.addrs, settings)]
+            if key is None and not settings.peers:
+                return
+            cache = PeerCache(home.peers(key.run)) if key else None
+            tried = await Sources(settings, key, cache, identity.peer_id).meet(swarm.connect)
+            findings += [source_finding(source, tried) for source in tried.sources]
+            if not tried.answered:
+                raise tried.error()
+            findings.append(Finding(NETWORK, "ok", f"{swarm.reachable_peers()} nodes answer"))
+            findings.append(clock_finding(await swarm.skew()))
+            if key:
+                library = Library(home.store, SwarmNetwork(swarm))
+                genesis = await load_genesis(library, key.run, hints=(*key.peers, *settings.peers))
+                findings.append(Finding("run", "ok", f"{genesis.name!r} answers, {len(genesis.units())} units"))
+
+
+def source_finding(source: Source, tried: Tried) -> Finding:
+    """Whether one way to find peers leads to any."""
+    dials = tried.of(source)
+    failed = "; ".join(f"{dial.address} {dial.trouble}" for dial in dials if not dial.answered)
+    if answering := len(dials) - sum(not dial.answered for dial in dials):
+        detail = f"{answering} of {len(dials)} answer" + (f"; {failed}" if failed else "")
+        return Finding(source.name, "ok", detail)
+    if dials:
+        return Finding(source.name, "warning", f"none of {len(dials)} answers: {failed}")
+    return Finding(source.name, "warning" if source.trouble else "ok", source.trouble or "names nobody")
+
+
+def addresses_finding(addrs: Sequence[str], settings: Settings) -> Finding:
+    """Who can reach a node with these settings, as far as its own addresses tell; only others could try its port."""
+    hosts = list(dict.fromkeys(address.split("/")[2] for address in addrs))
+    reach = max((_reach(host) for host in hosts), default=0)
+    listed = ", ".join(hosts)
+    if settings.announce or reach == 2:
+        where = ", ".join(settings.announce) or listed
+        detail = f"announces {where}; whether others get through to its port cannot be seen from here"
+        return Finding(ADDRESSES, "ok", detail)
+    if reach == 1:
+        detail = f"only private addresses ({listed}): nodes elsewhere cannot call this one, it has to call them"
+        cure = (
+            "It trains and publishes all the same. To serve others too, forward a TCP port to this machine and set "
+            'listen = "/ip4/0.0.0.0/tcp/PORT" and announce = ["/ip4/PUBLIC-ADDRESS/tcp/PORT"].'
+        )
+        return Finding(ADDRESSES, "warning", detail, cure)
+    cure = "Leave --listen out, or listen on /ip4/0.0.0.0/tcp/0."
+    return Finding(ADDRESSES, "warning", f"only this machine can reach it ({listed or 'no address'})", cure)
+
+
+def _reach(host: str) -> int:
+    """0: this machine, 1: the local network, 2: perhaps everybody."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return 2
+    return 0 if address.is_loopback else 2 if address.is_global else 1
+
+
+def clock_finding(skew: Skew | None) -> Finding:
+    """How far this machine's clock is from others'."""
+    from paris.protocol.transport.clock import CURE
+
+    if skew is None:
+        return Finding("clock", "warning", "no peer told its time", "Ask again later.")
+    return Finding("clock", skew.verdict, str(skew), "" if skew.verdict == "ok" else CURE)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paris.protocol.errors import UsageError
@@ -14,12 +16,17 @@ from paris.protocol.identity import Identity
 from paris.registry.atomic import write_bytes
 from paris.registry.store import Store
 
+log = logging.getLogger(__name__)
+
+KEY_MODE = 0o600
+OTHERS = 0o077
+
 
 class Home:
     """Everything a node keeps on disk.
 
     Layout: identity.key (0600) - store/ (content-addressed blobs) - work/<run>/<unit>/ (training state) - cache/
-    (ingested data).
+    (ingested data) - peers/<run>.json (peers that answered before).
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,10 +40,36 @@ class Home:
         return self.path / "identity.key"
 
     def identity(self) -> Identity:
-        """Return the node's key; the first call makes one."""
+        """Return the node's key; the first call makes one. A file that others can read is closed to them, and told.
+
+        Raises:
+            UsageError: others can read the file, and that cannot be changed.
+        """
         if not self.identity_path.exists():
             self.save_identity(Identity.from_seed(secrets.token_bytes(32)))
+        self._close_to_others()
         return Identity.from_libp2p(self.identity_path.read_bytes())
+
+    def key_mode(self) -> int:
+        """Permission bits of the key file."""
+        return stat.S_IMODE(self.identity_path.stat().st_mode)
+
+    def _close_to_others(self) -> None:
+        mode = self.key_mode()
+        if not mode & OTHERS:
+            return
+        with suppress(OSError):
+            self.identity_path.chmod(KEY_MODE)
+        if self.key_mode() & OTHERS:
+            raise UsageError(
+                f"others on this machine can read {self.identity_path}",
+                why=f"its mode is {mode:o} and cannot be changed; whoever has the key can speak as this node",
+                hint="Put the home on a file system with permissions, with --home, and make the file yours.",
+            )
+        log.warning(
+            "Others on this machine could read %s (mode %o); now only you can. If somebody may have copied it, move it "
+            "away: the next start makes a new name.", self.identity_path, mode,
+        )  # fmt: skip
 
     def save_identity(self, identity: Identity) -> None:
         """Write the key file, readable by its owner only.
@@ -50,11 +83,15 @@ class Home:
                 why="overwriting it would lose this node's name for ever",
                 hint="Move the old file to a safe place first, or choose another folder with --home.",
             )
-        write_bytes(self.identity_path, identity.to_libp2p(), mode=0o600)
+        write_bytes(self.identity_path, identity.to_libp2p(), mode=KEY_MODE)
 
     def work(self, run: str, unit: str) -> Path:
         """The folder of one unit's training."""
         return self.path / "work" / run.removeprefix("sha256:")[:16] / unit
+
+    def peers(self, run: str) -> Path:
+        """Where the good peers of a run are kept."""
+        return self.path / "peers" / f"{run.removeprefix('sha256:')[:16]}.json"
 
     @property
     def cache(self) -> Path:

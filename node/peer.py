@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from paris.node import lan
+from paris.node.bootstrap import Source, Sources, Tried, addresses
 from paris.node.home import Home
+from paris.node.peercache import PeerCache
 from paris.node.settings import Settings
-from paris.protocol.errors import BootstrapError
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry
@@ -22,8 +25,7 @@ from paris.protocol.transport import blobs, fetch
 from paris.protocol.transport.dht import Swarm
 from paris.registry.atomic import write_bytes
 from paris.registry.library import Library, Progress
-
-log = logging.getLogger(__name__)
+from paris.registry.runkey import RunKey
 
 
 class SwarmNetwork:
@@ -50,12 +52,21 @@ class SwarmNetwork:
 
 @dataclass(frozen=True)
 class Peer:
-    """An open node."""
+    """An open node.
+
+    Attributes:
+        sources: Where it looks for peers of its run.
+        tried: What came of that when it joined.
+        cache: The peers it remembers.
+    """
 
     home: Home
     identity: Identity
     swarm: Swarm
     library: Library
+    sources: Sources
+    tried: Tried
+    cache: PeerCache
 
     @property
     def peer_id(self) -> str:
@@ -64,42 +75,78 @@ class Peer:
 
 
 @asynccontextmanager
-async def open_peer(settings: Settings, bootstrap: Sequence[str], *, serve: bool = True) -> AsyncIterator[Peer]:
+async def open_peer(settings: Settings, key: RunKey, *, serve: bool = True) -> AsyncIterator[Peer]:
     """Join the network, and leave it when the block ends.
 
     Args:
         settings: Home, listening address, extra bootstrap peers.
-        bootstrap: Peers that came with the run key.
+        key: The run whose peers are looked for, with what came with it.
         serve: Under the home's own name, answer requests and hold records for others. False makes a client that only
             asks, under a passing name, so that it may run beside a node of the same home.
 
     Raises:
         UsageError: another live node answers to this name.
-        BootstrapError: a client was given peers and none answered; a serving node goes on alone and says so.
+        BootstrapError: a client reached nobody; a serving node goes on alone, see `Peer.tried`.
     """
     home = Home(settings.home)
-    known = tuple(dict.fromkeys((*bootstrap, *settings.peers)))
-    with _name(home, lasting=serve) as (identity, identity_path):
+    with named(home, lasting=serve) as (identity, identity_path):
+        cache = PeerCache(home.peers(key.run))
+        sources = Sources(settings, key, cache, identity.peer_id)
+        async with _joined(settings, sources, identity_path, home, serve=serve) as (swarm, tried):
+            cache.note(tried.dials, now_s())
+            peer = Peer(home, identity, swarm, Library(home.store, SwarmNetwork(swarm)), sources, tried, cache)
+            if not serve:
+                if not tried.answered:
+                    raise tried.error()
+                yield peer
+                return
+            await blobs.serve(swarm, home.store)
+            announced = lan.beacon(key.run, peer.peer_id, swarm.addrs, settings.listen)
+            async with announced if settings.lan else nullcontext():
+                yield peer
+
+
+@asynccontextmanager
+async def _joined(
+    settings: Settings, sources: Sources, identity_path: Path, home: Home, *, serve: bool
+) -> AsyncIterator[tuple[Swarm, Tried]]:
+    """A swarm that tried every source: those at hand, and where nobody answers, those that are asked meanwhile."""
+    begun_s = time.monotonic()
+    at_hand, asking = sources.at_hand(), asyncio.create_task(sources.elsewhere())
+
+    async def more() -> list[str]:
+        return addresses(await asking)
+
+    try:
         swarm = await Swarm.join(
             identity_path,
-            bootstrap=known,
-            listen=settings.listen,
-            announce=settings.announce,
+            bootstrap=addresses(at_hand),
+            listen=settings.listen if serve else passing(settings.listen),
+            announce=settings.announce if serve else (),
             client_mode=not serve,
             alone_with_key=serve,
+            more=more,
+            ledger=home.path / "ledger.sqlite" if serve else None,
         )
-        try:
-            _look_at(swarm, known, serve)
-            if serve:
-                await blobs.serve(swarm, home.store)
-            yield Peer(home, identity, swarm, Library(home.store, SwarmNetwork(swarm)))
-        finally:
-            await swarm.close()
+        found = asking.result() if asking.done() else (Source("Hub, local network", trouble="not waited for"),)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    try:
+        dials = tuple(dial for dial in swarm.dials if not sources.is_own(dial.address))
+        yield swarm, Tried((*at_hand, *found), dials, time.monotonic() - begun_s)
+    finally:
+        await swarm.close()
+
+
+def passing(listen: str) -> str:
+    """The address a client listens on: a free port, because a node of the same settings may have the other."""
+    return re.sub(r"/tcp/\d+", "/tcp/0", listen)
 
 
 @contextmanager
-def _name(home: Home, *, lasting: bool) -> Iterator[tuple[Identity, Path]]:
-    """The home's key, or one that nobody will see again."""
+def named(home: Home, *, lasting: bool) -> Iterator[tuple[Identity, Path]]:
+    """The home's key, or one that nobody will see again; and its file."""
     if lasting:
         yield home.identity(), home.identity_path
         return
@@ -108,17 +155,6 @@ def _name(home: Home, *, lasting: bool) -> Iterator[tuple[Identity, Path]]:
         path = Path(folder) / "identity.key"
         write_bytes(path, identity.to_libp2p(), mode=0o600)
         yield identity, path
-
-
-def _look_at(swarm: Swarm, known: tuple[str, ...], serve: bool) -> None:
-    if swarm.warnings and not serve:
-        raise BootstrapError(
-            f"none of the {len(known)} known peers answered",
-            why="they may be off, or this machine has no way to them: " + ", ".join(known),
-            hint="Ask for a fresh run key, or give a peer with --peer /ip4/…/tcp/…/p2p/…",
-        )
-    for warning in swarm.warnings:
-        log.warning("%s", warning)
 
 
 def now_s() -> int:

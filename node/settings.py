@@ -10,18 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from paris.protocol.errors import UsageError
-from paris.registry.runkey import peer_address
+from paris.registry.runkey import hub_repository, peer_address
+
+_NOT_SETTINGS = frozenset({"home", "asked_peers"})
+_SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may set. Every field may stand in `config.toml` and in the environment as PARIS_<NAME>."""
+    """What a person may set. Every field may stand in `config.toml` and in the environment as PARIS_<NAME>.
+
+    Attributes:
+        peers: Peers to join through. Those of the command line come first and add to those set for good.
+        asked_peers: The ones of the command line among them.
+        hub: Repository on the Hugging Face Hub with a peers file, `owner/name`.
+        lan: Whether to find, and be found by, nodes of the same run on the local network (mDNS).
+    """
 
     home: Path = field(default_factory=lambda: Path.home() / ".paris")
     name: str = ""
     listen: str = "/ip4/0.0.0.0/tcp/0"
     announce: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    asked_peers: tuple[str, ...] = ()
+    hub: str = ""
+    lan: bool = True
     threads: int = 0
 
     @classmethod
@@ -33,8 +46,12 @@ class Settings:
         """
         given = {name: value for name, value in flags.items() if value is not None}
         home = Path(given.get("home") or environ.get("PARIS_HOME") or cls().home).expanduser()
-        merged = {**_from_file(home / "config.toml"), **_from_environment(environ), **given, "home": home}
-        return replace(cls(), **{name: _typed(name, value) for name, value in merged.items()})
+        standing = {**_from_file(home / "config.toml"), **_from_environment(environ)}
+        typed = {name: _typed(name, value) for name, value in {**standing, **given, "home": home}.items()}
+        typed["asked_peers"] = typed.get("peers", ()) if "peers" in given else ()
+        if typed["asked_peers"] and "peers" in standing:
+            typed["peers"] = tuple(dict.fromkeys((*typed["asked_peers"], *_typed("peers", standing["peers"]))))
+        return replace(cls(), **typed)
 
     @property
     def training_threads(self) -> int:
@@ -51,7 +68,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} is not valid TOML", why=str(error), hint="Correct the line, or move the file away."
         ) from error
-    known = {f.name for f in fields(Settings)} - {"home"}
+    known = {f.name for f in fields(Settings)} - _NOT_SETTINGS
     if unknown := sorted(set(values) - known):
         raise UsageError(
             f"{path} sets {unknown[0]!r}, which is no setting", hint=f"Settings are: {', '.join(sorted(known))}."
@@ -60,7 +77,8 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    return {f.name: environ[key] for f in fields(Settings) if (key := f"PARIS_{f.name.upper()}") in environ}
+    names = {f.name for f in fields(Settings)} - _NOT_SETTINGS
+    return {name: environ[key] for name in names if (key := f"PARIS_{name.upper()}") in environ}
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -76,10 +94,21 @@ def _typed(name: str, value: Any) -> Any:
             return int(value)
         case "peers" | "announce":
             return _addresses(name, value)
+        case "lan":
+            return _switch(name, value)
+        case "hub":
+            return hub_repository(value) if isinstance(value, str) else hub_repository(repr(value))
         case _:
             if not isinstance(value, str):
                 raise UsageError(f"{name} = {value!r} is not a text", hint=f'Put it in quotes: {name} = "…"')
             return value
+
+
+def _switch(name: str, value: Any) -> bool:
+    text = str(value).lower()
+    if text not in _SWITCH:
+        raise UsageError(f"{name} = {value!r} is neither true nor false", hint=f"Write {name} = false to turn it off")
+    return _SWITCH[text]
 
 
 def _addresses(name: str, value: Any) -> tuple[str, ...]:

@@ -1,27 +1,29 @@
-"""The name of a run, as people pass it on: `paris://<64 hex>[?peer=<multiaddr>&peer=...]`.
+"""The name of a run, as people pass it on: `paris://<64 hex>[?peer=<multiaddr>&peer=...&hub=<owner>/<name>]`.
 
-The hex is the SHA-256 of the signed genesis, so the key pins every rule of the run. Peers are hints where to ask first
-and carry no trust.
+The hex is the SHA-256 of the signed genesis, so the key pins every rule of the run. Peers, and the repository on the
+Hugging Face Hub whose peers file names more of them, are hints where to ask first and carry no trust.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, quote
 
 from paris.protocol.errors import SignatureError, UsageError
 from paris.protocol.identity import public_key_of
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _KEY = re.compile(r"((?i:paris)://)?(?P<run>[0-9a-f]{64})/?(\?(?P<query>.*))?")
 
 
 @dataclass(frozen=True)
 class RunKey:
-    """A run's digest and the addresses that came with it."""
+    """A run's digest, and the addresses and the Hub repository that came with it."""
 
     run: str
     peers: tuple[str, ...] = ()
+    hub: str = ""
 
     @classmethod
     def parse(cls, text: str) -> RunKey:
@@ -40,12 +42,13 @@ class RunKey:
                 + (f", this one has {len(found)} characters there" if joined.startswith("paris://") else ""),
                 hint="Copy the whole key that `paris-node run create` printed.",
             )
-        peers = parse_qs(key["query"] or "").get("peer", ())
-        return cls("sha256:" + key["run"], tuple(peer_address(peer) for peer in peers))
+        hints = parse_qs(key["query"] or "")
+        peers = tuple(peer_address(peer) for peer in hints.get("peer", ()))
+        return cls("sha256:" + key["run"], peers, hub_repository(hints.get("hub", [""])[0]))
 
     def with_peers(self, peers: tuple[str, ...]) -> RunKey:
         """The same run with other hints."""
-        return RunKey(self.run, peers)
+        return replace(self, peers=peers)
 
     @property
     def hex(self) -> str:
@@ -53,8 +56,20 @@ class RunKey:
         return self.run.removeprefix("sha256:")
 
     def __str__(self) -> str:
-        query = "&".join("peer=" + quote(peer, safe="/") for peer in self.peers)
+        hints = [f"peer={quote(peer, safe='/')}" for peer in self.peers] + ([f"hub={self.hub}"] if self.hub else [])
+        query = "&".join(hints)
         return f"paris://{self.hex}" + (f"?{query}" if query else "")
+
+
+def hub_repository(text: str) -> str:
+    """Return the name of a repository on the Hub as it was typed; empty where none is named.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text and not _REPOSITORY.fullmatch(text):
+        raise UsageError(f"{text!r} is not the name of a repository on the Hub", hint="A name reads like owner/name")
+    return text
 
 
 def peer_address(text: str) -> str:

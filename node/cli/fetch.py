@@ -42,7 +42,7 @@ async def fetch_run(key: RunKey, settings: Settings, folder: Path) -> dict[str, 
     from paris.registry.assemble import fetch_ensemble
     from paris.registry.resolve import known_peers, load_genesis, resolve
 
-    async with open_peer(settings, key.peers, serve=False) as peer:
+    async with open_peer(settings, key, serve=False) as peer:
         providers = tuple(record.signer for record in await known_peers(peer.library, key.run))
         await load_genesis(peer.library, key.run, providers, hints=(*key.peers, *settings.peers))
         resolved = await resolve(peer.library, key.run, providers)

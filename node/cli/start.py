@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 from typing import Annotated, Any
 
@@ -39,13 +40,16 @@ def start(
 
 async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bool, leave: bool) -> None:
     """Open a peer and contribute until complete or told to stop."""
+    from paris.node.company import Company
     from paris.node.contributor import Contributor
     from paris.node.home import Home
     from paris.node.peer import open_peer
     from paris.registry.resolve import load_genesis
 
     with Home(settings.home).locked():
-        async with open_peer(settings, key.peers) as peer:
+        async with open_peer(settings, key) as peer:
+            if not peer.tried.answered and not peer.home.store.path(key.run):
+                raise peer.tried.error()
             genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
             contributor = Contributor(
                 peer, key.run, genesis, settings.training_threads, settings.name, report, trains=trains
@@ -57,7 +61,11 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, contributor.stop)
-            await contributor.run(leave_when_complete=leave)
+            company = Company(peer, key.run, contributor.announce_again, report, random.Random(peer.peer_id))
+            async with asyncio.TaskGroup() as together:
+                keeping = together.create_task(company.keep())
+                await contributor.run(leave_when_complete=leave)
+                keeping.cancel()
             report("left")
 
 
@@ -83,8 +91,22 @@ def _text_report(event: str, **fields: Any) -> None:
             err.print(f"  {fields['unit']}: {fields['done']} samples encoded", end="\r")
         case "waiting":
             err.print(f"waiting: {printable(fields['reason'])}", markup=False)
+        case "alone" | "online" | "clock":
+            _tell_of_company(event, fields)
         case "complete":
             err.print("[bold green]the run is complete[/]; still serving it, Ctrl-C leaves")
         case _:
             details = "  ".join(f"{key} {value}" for key, value in fields.items())
             err.print(f"{event}: {printable(details)}", markup=False)
+
+
+def _tell_of_company(event: str, fields: dict[str, Any]) -> None:
+    match event:
+        case "alone":
+            err.print("nobody answers: this node goes on alone, and keeps trying", style="yellow")
+            for line in fields["tried"]:
+                err.print(f"  {printable(line)}", markup=False)
+        case "online":
+            err.print(f"in touch with {fields['peers']} other nodes", style="green")
+        case "clock":
+            err.print(f"{fields['detail']}\n  next: {fields['cure']}", style="yellow", markup=False)

@@ -35,7 +35,7 @@ async def _survey(key: RunKey, settings: Settings) -> dict[str, Any]:
     from paris.node.survey import look, rows
     from paris.registry.resolve import load_genesis
 
-    async with open_peer(settings, key.peers, serve=False) as peer:
+    async with open_peer(settings, key, serve=False) as peer:
         genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
         resolved, claims, names = await look(peer.library, key.run, genesis)
         return {

@@ -138,7 +138,7 @@ async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: f
     settings = Settings.load(home=out / "homes" / "observer", listen=LOOPBACK)
     victim: NodeProcess | None = None
     said = ""
-    async with open_peer(settings, key.peers, serve=False) as peer:
+    async with open_peer(settings, key, serve=False) as peer:
         genesis = await load_genesis(peer.library, key.run)
         with Live(console=err, refresh_per_second=2, transient=not err.is_terminal) as live:
             while time.monotonic() < deadline_s:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import itertools
+import re
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,19 @@ from paris.protocol.errors import NetworkError, UsageError
 from paris.protocol.identity import public_key_of
 from paris.protocol.transport.libp2p import P2P, ControlFailure, Multiaddr, P2PDaemonError, PeerID
 
-logger = logging.getLogger(__name__)
-
+More = Callable[[], Awaitable[Sequence[str]]]
+"""Names further addresses, where it takes a while to find them."""
 CONNECT_TIMEOUT_S = 10.0
+MOST_DIALS = 32
+"""Connections tried at once: home routers and proxies give up on more."""
+MOST_PLACES = 4
+"""Addresses of one peer that are tried."""
 IDLE_TIMEOUT_S = 5.0
 """A daemon whose process was killed ends by itself after this time."""
 PATIENCE_S = 30.0
 """Longest time for one operation through the daemon; a daemon that died may leave its callers without any answer."""
 _END_GRACE_S = 5.0
+_PLACE = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6)/[^/]{1,253}/tcp/\d{1,5}/p2p/(\w{1,64})", re.ASCII)
 _IN_OWN_SESSION = (
     *(sys.executable, "-I", "-S", "-c"),
     "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])",
@@ -50,6 +57,23 @@ def peer_of(address: str) -> Any:
     peer_id = address.rpartition("/p2p/")[2]
     public_key_of(peer_id)
     return PeerID.from_base58(peer_id)
+
+
+def dialable(peer_id: str, addresses: Iterable[str]) -> tuple[str, ...]:
+    """Those of a stranger's addresses that can be tried: TCP, ending in the stranger's own name, at most `MOST_PLACES`.
+
+    A record is signed by whom it names, so an address in it that ends in another name is a lie or a mistake.
+    """
+    fitting = (text for text in addresses if (form := _PLACE.fullmatch(text)) and form[1] == peer_id)
+    return tuple(itertools.islice((text for text in fitting if _is_address(text)), MOST_PLACES))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except UsageError:
+        return False
+    return True
 
 
 async def start_daemon(
@@ -145,22 +169,75 @@ def _remove_sockets(p2p: P2P) -> None:
         Path(address.value_for_protocol("unix")).unlink(missing_ok=True)
 
 
-async def meet(p2p: P2P, addresses: Sequence[str]) -> list[str]:
-    """Connect to nodes by address; returns the addresses that answered."""
+@dataclass(frozen=True)
+class Dial:
+    """What came of one attempt to meet a node.
 
-    async def answers(address: str) -> bool:
+    Attributes:
+        address: Its multiaddr.
+        trouble: Why it failed, in words; empty where the node answered under the name the address gives.
+    """
+
+    address: str
+    trouble: str = ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether we are connected now."""
+        return not self.trouble
+
+
+async def meet(p2p: P2P, addresses: Sequence[str]) -> list[Dial]:
+    """Connect to nodes by address, `MOST_DIALS` at a time.
+
+    Returns:
+        One attempt for each address, in their order.
+    """
+    room = asyncio.Semaphore(MOST_DIALS)
+
+    async def attempt(address: str) -> Dial:
         peer = peer_of(address)
         transport = parse_address(address.partition("/p2p/")[0])
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with room, asyncio.timeout(CONNECT_TIMEOUT_S):
                 await p2p._client.connect(peer, [transport])  # noqa: SLF001 - P2P offers no connect
-        except (ControlFailure, TimeoutError, OSError) as error:
-            logger.info("%s did not answer: %s", address, reason(error))
-            return False
-        return True
+        except TimeoutError:
+            return Dial(address, f"no answer in {CONNECT_TIMEOUT_S:g} s")
+        except (ControlFailure, OSError) as error:
+            return Dial(address, _in_words(reason(error), str(transport)))
+        return Dial(address)
 
-    answered = await asyncio.gather(*(answers(address) for address in addresses))
-    return [address for address, yes in zip(addresses, answered, strict=True) if yes]
+    return list(await asyncio.gather(*map(attempt, dict.fromkeys(addresses))))
+
+
+async def first_contact(p2p: P2P, addresses: Sequence[str], more: More | None = None) -> list[Dial]:
+    """Meet nodes by address; where none of them answers, also those that `more` names."""
+    dials = await meet(p2p, addresses)
+    if more and not any(dial.answered for dial in dials):
+        tried = {dial.address for dial in dials}
+        dials += await meet(p2p, [address for address in await more() if address not in tried])
+    return dials
+
+
+_DIAL_WORDS = (
+    ("connection refused", "refused: the machine is there, and no node listens at this port"),
+    ("deadline exceeded", "timed out: something listens there and says nothing"),
+    ("i/o timeout", "timed out: nothing answers at this address"),
+    ("no route to host", "no way there: the machine is off, or a firewall is between"),
+    ("network is unreachable", "no way there: this machine has no network"),
+    ("no good addresses", "its name is not known to the name service, or this is no TCP address"),
+    ("dial to self", "this is our own address"),
+    ("dial backoff", "did not answer a moment ago"),
+)
+_OTHER_PEER = re.compile(r"remote key matches (\w+)")
+
+
+def _in_words(refusal: str, transport: str) -> str:
+    """The daemon's refusal of one dial as a person would say it; it lists every address it knows of the peer."""
+    own = next((line for line in refusal.splitlines() if f"[{transport}]" in line), refusal)
+    if other := _OTHER_PEER.search(own):
+        return f"wrong peer: {other[1]} answers there"
+    return next((words for sign, words in _DIAL_WORDS if sign in own), own.rpartition("] ")[2].strip())
 
 
 def reason(error: BaseException) -> str:

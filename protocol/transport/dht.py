@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from paris.protocol.book import RecordBook
 from paris.protocol.errors import NetworkError, UsageError
-from paris.protocol.genesis import Admission
 from paris.protocol.identity import Identity, public_key_of
 from paris.protocol.records import Record, record_key
+from paris.protocol.transport.clock import Skew, measure_skew
 from paris.protocol.transport.daemon import (
     CONNECT_TIMEOUT_S,
     PATIENCE_S,
+    Dial,
+    More,
     bounded,
+    first_contact,
     meet,
     parse_address,
     peer_of,
@@ -29,6 +34,7 @@ from paris.protocol.transport.daemon import (
     stop_daemon,
 )
 from paris.protocol.transport.guard import Guard
+from paris.protocol.transport.ledger import Ledger
 from paris.protocol.transport.libp2p import (
     DHTID,
     P2P,
@@ -41,7 +47,7 @@ from paris.protocol.transport.libp2p import (
     open_stream,
 )
 from paris.protocol.transport.twin import refuse_twin
-from paris.protocol.validation import Received, RecordBook, check_record
+from paris.protocol.validation import Received, RunRules, check_record
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +59,19 @@ class Swarm:
 
     Attributes:
         peer_id: This node's name.
-        admissions: Admission by run id; add a run's when its genesis is known.
-        warnings: Sentences about what did not go well while joining.
+        book: Its memory of records; let it `know` a run when its genesis is known.
+        dials: What came of meeting the first addresses.
         patience_s: Longest time for one operation; after it, NetworkError.
     """
 
     def __init__(self, p2p: P2P, node: DHTNode, guard: Guard, *, client_mode: bool) -> None:
         self.p2p = p2p
         self.peer_id: str = p2p.peer_id.to_base58()
-        self.admissions = guard.book.admissions
-        self.warnings: list[str] = []
+        self.book = guard.book
+        self.dials: list[Dial] = []
         self.patience_s = PATIENCE_S
         self._node, self._guard, self._client_mode = node, guard, client_mode
+        self._journal: Ledger | None = None
 
     @classmethod
     async def join(
@@ -73,24 +80,28 @@ class Swarm:
         bootstrap: Sequence[str] = (),
         listen: str = "/ip4/127.0.0.1/tcp/0",
         announce: Sequence[str] = (),
-        admissions: Mapping[str, Admission] | None = None,
+        rules: Mapping[str, RunRules] | None = None,
         *,
         client_mode: bool = False,
         nat_traversal: bool = False,
         alone_with_key: bool = False,
+        more: More | None = None,
+        ledger: Path | None = None,
     ) -> Self:
         """Start a node and meet the network.
 
         Args:
             identity_path: Ed25519 key file (see `Identity.to_libp2p`).
-            bootstrap: Multiaddrs with `/p2p/<peer id>` of nodes to meet first. If none answers, the node starts alone
-                and says so in `warnings`; `connect` may be tried again later.
+            bootstrap: Multiaddrs with `/p2p/<peer id>` of nodes to meet first. If none answers, the node starts alone,
+                `dials` says why, and `connect` may be tried again later.
             listen: TCP multiaddr to listen on; port 0 takes a free one. QUIC is never used: it was seen to truncate.
             announce: Addresses others should use, where they differ from the listening ones.
-            admissions: Admission by run id, as far as known.
+            rules: What is known of runs, by run id.
+            ledger: File in which sequence numbers and evidence survive restarts; None: they do not.
             client_mode: Take part without storing or answering.
             nat_traversal: Port mapping, relays and AutoNAT.
             alone_with_key: Ask the network first and refuse to start where a live node answers to the same key.
+            more: Further addresses to meet where none of `bootstrap` answers.
 
         Raises:
             UsageError: The key file cannot be read or used, an address is none, or the key is in use.
@@ -99,23 +110,31 @@ class Swarm:
         identity = _read_identity(identity_path)
         for address in (listen, *announce, *bootstrap):
             parse_address(address)
-        if alone_with_key and bootstrap:
-            await refuse_twin(identity.peer_id, bootstrap)
+        dials: list[Dial] = []
+        if alone_with_key and (bootstrap or more):
+            dials = await refuse_twin(identity.peer_id, bootstrap, more)
+            bootstrap, more = [dial.address for dial in dials if dial.answered], None
         p2p = await start_daemon(identity_path, listen, announce, client_mode=client_mode, nat_traversal=nat_traversal)
-        guard = Guard(RecordBook(dict(admissions or {})))
+        guard = Guard(RecordBook(dict(rules or {}), own=identity.peer_id))
+        journal = Ledger.open(ledger) if ledger else None
         try:
-            met = await meet(p2p, bootstrap)
-            node = await _start_node(p2p, met, guard, client_mode=client_mode)
+            if journal:
+                journal.load(guard.book, time.time())
+            node = await _start_node(p2p, guard, client_mode=client_mode)
         except BaseException:
             await stop_daemon(p2p)
+            if journal:
+                journal.close()
             raise
         guard.attach(node.protocol)
         swarm = cls(p2p, node, guard, client_mode=client_mode)
-        if bootstrap and not met:
-            swarm.warnings.append(
-                f"None of the {len(bootstrap)} known peers answered. They may be off or unreachable from here. "
-                "This node is alone until somebody connects to it or a known peer is back."
-            )
+        swarm._journal = journal
+        try:
+            met = await swarm._meet(first_contact(p2p, bootstrap, more))
+        except BaseException:
+            await swarm.close()
+            raise
+        swarm.dials = list({dial.address: dial for dial in (*dials, *met)}.values())
         return swarm
 
     @property
@@ -133,21 +152,31 @@ class Swarm:
         """The last records this node refused, as sentences, newest last."""
         return list(self._guard.refusals)
 
-    async def connect(self, addresses: Sequence[str]) -> list[str]:
+    async def connect(self, addresses: Sequence[str]) -> list[Dial]:
         """Meet nodes by address.
 
         Returns:
-            Those addresses that answered.
+            What came of each.
 
         Raises:
             NetworkError: Our own daemon does not answer.
         """
+        return await self._meet(meet(self.p2p, addresses))
+
+    async def _meet(self, meeting: Awaitable[list[Dial]]) -> list[Dial]:
+        """Take those that answer for neighbours in the DHT, whatever their clocks say."""
+        dials = await meeting
         async with self._bounded("the network could not be joined"):
-            met = await meet(self.p2p, addresses)
-            await asyncio.gather(*(self._node.protocol.call_ping(peer_of(address)) for address in met))
-            if met:
+            greeted = await asyncio.gather(*map(self._greet, dials))
+            if any(dial.answered for dial in greeted):
                 await self._node.find_nearest_nodes([self._node.node_id])
-            return met
+        return greeted
+
+    async def _greet(self, dial: Dial) -> Dial:
+        ping, peer = self._node.protocol.call_ping, peer_of(dial.address)
+        if not dial.answered or await ping(peer) or await ping(peer):
+            return dial
+        return Dial(dial.address, "it is reached, and does not speak as a node of this network does")
 
     async def neighbours(self) -> list[str]:
         """Peer ids this node is connected to now, in the DHT or not.
@@ -157,6 +186,24 @@ class Swarm:
         """
         async with self._bounded("the connected peers could not be listed"):
             return [peer.to_base58() for peer in await connected_peers(self.p2p)]
+
+    async def company(self) -> list[str]:
+        """Peer ids of the DHT nodes this node is connected to now; none means it is alone.
+
+        Raises:
+            NetworkError: Our own daemon does not answer.
+        """
+        nodes = {peer.to_base58() for peer in self._node.protocol.routing_table.uid_to_peer_id.values()}
+        return sorted(nodes & set(await self.neighbours()))
+
+    async def skew(self) -> Skew | None:
+        """How far our clock is from those of some connected nodes; None if there are none.
+
+        Raises:
+            NetworkError: Our own daemon does not answer.
+        """
+        company = await self.company()
+        return await measure_skew(self._node.protocol, random.sample(company, len(company)))
 
     async def publish(self, envelope: bytes) -> Record:
         """Store a signed record in the DHT and see that it is there.
@@ -171,7 +218,7 @@ class Swarm:
             NetworkError: The network did not keep it, or our own daemon does not answer.
         """
         now_s = time.time()
-        received = check_record(envelope, now_s, self.admissions)
+        received = check_record(envelope, now_s, self.book.rules)
         self._guard.book.offer(received, now_s)
         record = received.record
         async with self._bounded(f"our {record.kind} could not be published"):
@@ -234,6 +281,8 @@ class Swarm:
             logger.info("%s", error)
         finally:
             await stop_daemon(self.p2p)
+            if self._journal:
+                self._journal.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -256,19 +305,12 @@ class Swarm:
             DHTRecord(place, MSGPackSerializer.dumps(subkey), MSGPackSerializer.dumps(value), expiration)
             for subkey, (value, expiration) in found.value.items()
         )
-        return [self._guard.check(entry) for entry in entries if self._guard.validate(entry)]
+        return [received for entry in entries if (received := self._guard.receive(entry))]
 
 
-async def _start_node(p2p: P2P, met: list[str], guard: Guard, *, client_mode: bool) -> DHTNode:
-    return await DHTNode.create(
-        p2p=p2p,
-        initial_peers=met or None,
-        num_replicas=REPLICAS,
-        record_validator=guard,
-        client_mode=client_mode,
-        ensure_bootstrap_success=False,
-        strict=False,
-    )
+async def _start_node(p2p: P2P, guard: Guard, *, client_mode: bool) -> DHTNode:
+    """A node that knows nobody: hivemind's own way to join would refuse clocks that are 3 s apart."""
+    return await DHTNode.create(p2p=p2p, num_replicas=REPLICAS, record_validator=guard, client_mode=client_mode)
 
 
 def _read_identity(path: Path) -> Identity:

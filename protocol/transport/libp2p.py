@@ -28,7 +28,7 @@ with warnings.catch_warnings():
         read_pbmsg_safe,
         write_pbmsg,
     )
-    from hivemind.proto import p2pd_pb2
+    from hivemind.proto import dht_pb2, p2pd_pb2
     from hivemind.utils import MSGPackSerializer
     from hivemind.utils.multiaddr import Multiaddr
 
@@ -46,6 +46,7 @@ __all__ = [
     "RecordValidatorBase",
     "connected_peers",
     "open_stream",
+    "ping_request",
 ]
 
 
@@ -69,6 +70,11 @@ async def connected_peers(p2p: P2P) -> list[PeerID]:
     response, _, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
     writer.close()
     return [PeerID(peer.id) for peer in response.peers]
+
+
+def ping_request() -> Any:
+    """A DHT ping of somebody who wants an answer and no place in a routing table."""
+    return dht_pb2.PingRequest()
 
 
 async def _ask(p2p: P2P, request: Any) -> tuple[Any, asyncio.StreamReader, asyncio.StreamWriter]:

@@ -85,7 +85,7 @@ async def live_through(story: Story) -> None:
 async def watch(story: Story, contributors: dict[str, Told]) -> None:
     deadline_s = time.monotonic() + DEADLINE_S
     settings = Settings.load(home=story.homes / "observer", listen=LOOPBACK)
-    async with open_peer(settings, story.key.peers, serve=False) as peer:
+    async with open_peer(settings, story.key, serve=False) as peer:
         genesis = await load_genesis(peer.library, story.key.run)
         while time.monotonic() < deadline_s:
             resolved, claims, names = await look(peer.library, story.key.run, genesis)

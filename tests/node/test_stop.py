@@ -49,7 +49,7 @@ class Contributor(NodeProcess):
 
 
 async def only_trained_unit(key: RunKey, homes: Path) -> ResolvedUnit:
-    async with open_peer(Settings.load(home=homes / "visitor", listen=LOOPBACK), key.peers, serve=False) as peer:
+    async with open_peer(Settings.load(home=homes / "visitor", listen=LOOPBACK), key, serve=False) as peer:
         resolved = await resolve(peer.library, key.run)
     (unit,) = [unit for unit in resolved.units.values() if unit.lineage]
     return unit
