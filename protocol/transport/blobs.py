@@ -7,37 +7,36 @@ bytes and, one layer up (`fetch`), checks digests.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import enum
 import logging
-from collections import Counter
+import time
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
-from paris.protocol import strict_json
 from paris.protocol.digests import is_digest
-from paris.protocol.errors import NetworkError, ParisError
+from paris.protocol.errors import NetworkError
 from paris.protocol.limits import LIMITS
-from paris.protocol.transport.dht import Swarm
+from paris.protocol.transport.rate import UNLIMITED, Throttle
+from paris.protocol.transport.streams import (
+    IDLE_S,
+    STALL_S,
+    Inflow,
+    Status,
+    Streams,
+    StreamServer,
+    blaming,
+    check_status,
+    request,
+)
+
+if TYPE_CHECKING:
+    from paris.protocol.transport.dht import Swarm
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "/paris/blob/1.0.0"
-STALL_S = 20.0
-"""A peer that moves less than one write (256 KiB) in this time has stalled."""
-_IDLE_S = 60.0
-_STREAMS_PER_PEER = 8
-_STREAMS = 64
-_LENGTH_BYTES, _SIZE_BYTES = 4, 8
-
-
-class Status(enum.IntEnum):
-    """First byte of an answer."""
-
-    OK = 0
-    NOT_FOUND = 1
-    BAD_REQUEST = 2
-    BUSY = 3
+STREAMS = 64
+"""Most streams a server answers at once."""
+_SIZE_BYTES = 8
 
 
 class BlobSource(Protocol):
@@ -51,47 +50,59 @@ class NotFoundError(NetworkError):
     """A peer does not have the blob. No blame."""
 
 
-class BlobServer:
-    """Answers requests for blobs. Make one with `await serve(swarm, source)`."""
+class BlobServer(StreamServer):
+    """Answers requests for blobs. Make one with `await serve(swarm, source)`.
 
-    def __init__(self, source: BlobSource) -> None:
-        self._source = source
-        self._open: Counter[Any] = Counter()
+    Args:
+        source: Where blobs are.
+        up: What everything sent, over all streams, has to pass.
+    """
 
-    async def handle(self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one stream until the peer closes it, is idle, or asks nonsense."""
-        peer = info.peer_id
-        busy = self._open[peer] >= _STREAMS_PER_PEER or self._open.total() >= _STREAMS
-        self._open[peer] += 1
-        try:
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
-                while await self._answer(reader, writer, busy=busy):
-                    pass
-        finally:
-            self._open[peer] -= 1
-            self._open += Counter()  # forgets peers with nothing open
-            writer.close()
+    def __init__(self, source: BlobSource, up: Throttle = UNLIMITED) -> None:
+        super().__init__(up.streams(STREAMS))
+        self._source, self._up = source, up
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, busy: bool) -> bool:
-        request = await _read_request(reader)
-        if request is None or busy:
-            _write_header(writer, Status.BUSY if busy else Status.BAD_REQUEST, 0)
+    async def answer(self, fields: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+        """Send the range of the blob that is asked for."""
+        asked = _range(fields)
+        if asked is None:
+            self.refuse(Status.BAD_REQUEST, writer)
             return False
-        digest, offset, length = request
+        digest, offset, length = asked
         path = self._source.path(digest)
         file = _open_or_none(path) if path else None
         if file is None:
-            _write_header(writer, Status.NOT_FOUND, 0)
+            self.refuse(Status.NOT_FOUND, writer)
             return True
         with file:
             size = min(length, max(0, file.seek(0, 2) - offset))
             _write_header(writer, Status.OK, size)
-            return await _send(file, offset, size, writer)
+            return await self._send(file, offset, size, writer)
+
+    def refuse(self, status: Status, writer: asyncio.StreamWriter) -> None:
+        """Answer with no bytes."""
+        _write_header(writer, status, 0)
+
+    async def _send(self, file: BinaryIO, offset: int, size: int, writer: asyncio.StreamWriter) -> bool:
+        """Send `size` bytes; False if the file turned out shorter or the peer is gone: then the stream must end.
+
+        The kernel moves the bytes: by way of our memory it was measured to cost half as much processor time again.
+        """
+        loop, end = asyncio.get_running_loop(), offset + size
+        while offset < end and not writer.is_closing():
+            part = self._up.part(min(end - offset, LIMITS.write_bytes))
+            await self._up.take(part)
+            async with asyncio.timeout(IDLE_S):
+                sent = await loop.sendfile(writer.transport, file, offset, part)
+            if not sent:
+                break
+            offset += sent
+        return offset == end
 
 
-async def serve(swarm: Swarm, source: BlobSource) -> BlobServer:
+async def serve(swarm: Swarm, source: BlobSource, up: Throttle = UNLIMITED) -> BlobServer:
     """Answer requests for blobs for as long as the swarm lives."""
-    server = BlobServer(source)
+    server = BlobServer(source, up)
     await swarm.p2p.add_binary_stream_handler(PROTOCOL, server.handle)
     return server
 
@@ -99,18 +110,26 @@ async def serve(swarm: Swarm, source: BlobSource) -> BlobServer:
 class BlobStream:
     """A client's stream to one peer, for any number of ranges. Use as `async with await BlobStream.open(...)`."""
 
-    def __init__(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.peer_id, self._reader, self._writer = peer_id, reader, writer
+    def __init__(self, peer_id: str, writer: asyncio.StreamWriter, down: Throttle) -> None:
+        self.peer_id, self._writer, self._down = peer_id, writer, down
+        self._inflow = Inflow(writer)
+        self._header = memoryview(bytearray(1 + _SIZE_BYTES))
         self._buffer = bytearray()
 
     @classmethod
-    async def open(cls, swarm: Swarm, peer_id: str) -> Self:
+    async def open(cls, streams: Streams, peer_id: str, down: Throttle = UNLIMITED) -> Self:
         """Open a stream.
+
+        Args:
+            streams: Our host.
+            peer_id: Whom to ask.
+            down: What everything fetched, over all streams, has to pass.
 
         Raises:
             NetworkError: The peer cannot be reached or serves no blobs.
         """
-        return cls(peer_id, *await swarm.stream(peer_id, PROTOCOL))
+        _, writer = await streams.stream(peer_id, PROTOCOL)
+        return cls(peer_id, writer, down)
 
     async def read(self, digest: str, offset: int, length: int, stall_s: float = STALL_S) -> memoryview:
         """Read a range of a blob; shorter than asked only where the blob ends. The content is not checked here.
@@ -125,48 +144,40 @@ class BlobStream:
 
         Raises:
             NotFoundError: The peer does not have it.
-            NetworkError: The peer is busy, stalls, answers nonsense, too much, or less than it announced.
+            BusyError: The peer has no stream to spare.
+            NetworkError: The peer stalls, answers nonsense, too much, or less than it announced.
         """
-        try:
-            return await self._read(digest, offset, length, stall_s)
-        except asyncio.IncompleteReadError as error:
-            why = f"the stream ended {_missing(error)} bytes early"
-            raise NetworkError(f"{self.peer_id} cut its answer short", why) from error
-        except TimeoutError as error:
-            raise NetworkError(f"{self.peer_id} stalled", f"less than 256 KiB came in {stall_s:g} s") from error
-        except ConnectionError as error:
-            raise NetworkError(f"the stream to {self.peer_id} broke", str(error)) from error
+        with blaming(self.peer_id, f"less than 256 KiB came in {stall_s:g} s"):
+            self._writer.write(request({"digest": digest, "length": length, "offset": offset}))
+            size = await self._size(length, stall_s)
+            if len(self._buffer) < size:
+                self._buffer = bytearray(size)  # fresh memory for every piece would cost more than copying into it
+            data = memoryview(self._buffer)[:size]
+            await self._receive(data, stall_s)
+            return data
 
-    async def _read(self, digest: str, offset: int, length: int, stall_s: float) -> memoryview:
-        request = strict_json.dumps({"digest": digest, "length": length, "offset": offset})
-        self._writer.write(len(request).to_bytes(_LENGTH_BYTES, "big") + request)
-        async with asyncio.timeout(stall_s):
-            await self._writer.drain()
-            status = (await self._reader.readexactly(1))[0]
-            size = int.from_bytes(await self._reader.readexactly(_SIZE_BYTES), "big")
+    async def _size(self, length: int, stall_s: float) -> int:
+        """How many bytes the answer has."""
+        await self._inflow.fill(self._header, stall_s)
+        status, size = self._header[0], int.from_bytes(self._header[1:], "big")
         if status == Status.NOT_FOUND:
             raise NotFoundError(f"{self.peer_id} does not have it")
-        if status != Status.OK:
-            meaning = {int(known): known.name.lower() for known in Status}.get(status, "nothing we know")
-            raise NetworkError(f"{self.peer_id} refused", f"it answered {status}: {meaning}")
+        check_status(status, self.peer_id)
         if size > length:
             raise NetworkError(f"{self.peer_id} offers {size} bytes", f"it was asked for at most {length}")
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)  # fresh memory for every piece would cost more than copying into it
-        data = memoryview(self._buffer)[:size]
-        for start in range(0, size, LIMITS.write_bytes):
-            await self._fill(data[start : start + LIMITS.write_bytes], stall_s)
-        return data
+        return size
 
-    async def _fill(self, view: memoryview, stall_s: float) -> None:
-        """Fill `view` as bytes come; `readexactly` would copy everything twice more."""
-        async with asyncio.timeout(stall_s):
-            while view:
-                block = await self._reader.read(len(view))
-                if not block:
-                    raise asyncio.IncompleteReadError(b"", len(view))
-                view[: len(block)] = block
-                view = view[len(block) :]
+    async def _receive(self, data: memoryview, stall_s: float) -> None:
+        """Fill `data`, within our own limit. Time spent waiting for that is not held against the peer."""
+        taken, left_s, block_bytes = 0, stall_s, 0
+        while taken < len(data):
+            part = self._down.part(len(data) - taken)
+            await self._down.take(part)
+            began_s = time.monotonic()
+            await self._inflow.fill(data[taken : taken + part], left_s)
+            taken, block_bytes, left_s = taken + part, block_bytes + part, left_s - (time.monotonic() - began_s)
+            if block_bytes >= LIMITS.write_bytes:
+                left_s, block_bytes = stall_s, 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,42 +186,12 @@ class BlobStream:
         self._writer.close()
 
 
-async def read_range(swarm: Swarm, peer_id: str, digest: str, offset: int, length: int) -> memoryview:
-    """Read one range of one blob from one peer; see `BlobStream.read`. The content is not checked."""
-    async with await BlobStream.open(swarm, peer_id) as stream:
-        return await stream.read(digest, offset, length)
-
-
-async def _read_request(reader: asyncio.StreamReader) -> tuple[str, int, int] | None:
-    """Digest, offset and length of the next request; None if it is nonsense."""
-    async with asyncio.timeout(_IDLE_S):
-        size = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
-        if size > LIMITS.request_bytes:
-            return None
-        data = await reader.readexactly(size)
-    try:
-        fields = strict_json.loads(data, LIMITS.request_bytes)
-    except ParisError:
-        return None
+def _range(fields: dict[str, Any]) -> tuple[str, int, int] | None:
+    """Digest, offset and length a request asks for; None if it is nonsense."""
     digest, offset, length = (fields.get(name) for name in ("digest", "offset", "length"))
     if len(fields) != 3 or not is_digest(digest) or type(offset) is not int or type(length) is not int:
         return None
     return (str(digest), offset, length) if offset >= 0 and length >= 0 else None
-
-
-async def _send(file: BinaryIO, offset: int, size: int, writer: asyncio.StreamWriter) -> bool:
-    """Send `size` bytes; False if the file turned out shorter or the peer is gone: then the stream must end.
-
-    The kernel moves the bytes: by way of our memory it was measured to cost half as much processor time again.
-    """
-    loop, end = asyncio.get_running_loop(), offset + size
-    while offset < end and not writer.is_closing():
-        async with asyncio.timeout(_IDLE_S):
-            sent = await loop.sendfile(writer.transport, file, offset, min(end - offset, LIMITS.write_bytes))
-        if not sent:
-            break
-        offset += sent
-    return offset == end
 
 
 def _open_or_none(path: Path) -> BinaryIO | None:
@@ -223,7 +204,3 @@ def _open_or_none(path: Path) -> BinaryIO | None:
 
 def _write_header(writer: asyncio.StreamWriter, status: Status, size: int) -> None:
     writer.write(status.to_bytes(1, "big") + size.to_bytes(_SIZE_BYTES, "big"))
-
-
-def _missing(error: asyncio.IncompleteReadError) -> int:
-    return (error.expected or 0) - len(error.partial)

@@ -7,11 +7,12 @@ another. Progress lies in the partial file itself: whatever is there and hashes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from paris.protocol import digests
 from paris.protocol.errors import DigestError, NetworkError, ResourceError, UnavailableError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry
-from paris.protocol.transport.blobs import STALL_S, BlobStream, NotFoundError
-from paris.protocol.transport.dht import Swarm
+from paris.protocol.transport.blobs import BlobStream, NotFoundError
+from paris.protocol.transport.landing import Landing
+from paris.protocol.transport.rate import UNLIMITED, Throttle
+from paris.protocol.transport.streams import STALL_S, BusyError, Streams
 
 logger = logging.getLogger(__name__)
 
@@ -28,23 +31,26 @@ Failure = NetworkError | DigestError
 """What can be wrong with a provider."""
 
 _STREAMS_PER_PROVIDER = 2  # one piece is on its way while the other is hashed and written
+_STREAMS = 16
 
 
 async def fetch_blob(
-    swarm: Swarm,
+    streams: Streams,
     digest: str,
     providers: Sequence[str],
     limit_bytes: int = LIMITS.blob_bytes,
     *,
+    down: Throttle = UNLIMITED,
     stall_s: float = STALL_S,
 ) -> bytes:
     """Fetch a small blob whole, from the first provider that gives the right bytes.
 
     Args:
-        swarm: Our node.
+        streams: Our host.
         digest: Which blob.
         providers: Peer ids that may have it, best first.
         limit_bytes: Nothing larger is accepted.
+        down: What everything fetched has to pass.
         stall_s: Longest time for 256 KiB.
 
     Raises:
@@ -52,9 +58,9 @@ async def fetch_blob(
         DigestError: Nobody gave it, and somebody sent other bytes under its name.
     """
     failures: dict[str, Failure] = {}
-    for peer_id in _others(swarm, providers):
+    for peer_id in _others(streams, providers):
         try:
-            async with await BlobStream.open(swarm, peer_id) as stream:
+            async with await BlobStream.open(streams, peer_id, down) as stream:
                 data = bytes(await stream.read(digest, 0, limit_bytes + 1, stall_s))
             _check_blob(data, digest, limit_bytes, peer_id)
         except (NetworkError, DigestError) as error:
@@ -65,108 +71,123 @@ async def fetch_blob(
 
 
 async def fetch_file(
-    swarm: Swarm,
+    streams: Streams,
     entry: FileEntry,
     providers: Sequence[str],
     partial: Path,
     progress: Callable[[int], None] = lambda _: None,
     *,
+    down: Throttle = UNLIMITED,
     stall_s: float = STALL_S,
-) -> None:
+) -> str:
     """Fetch a file piece by piece, from all providers at once, into `partial`, and make it durable.
 
-    Pieces already right in `partial` are kept. On success `partial` has the entry's exact size, every piece is right
-    and it is fsynced; the caller hashes it whole before it goes by its name, for a hostile manifest may name pieces of
-    another file. On failure what is right stays for the next attempt.
+    Pieces already right in `partial` are kept. On success `partial` is the entry's file: every piece was hashed, and
+    the whole too, as it came; and it is fsynced. On failure what is right stays for the next attempt.
 
     Args:
-        swarm: Our node.
+        streams: Our host.
         entry: The file, from a verified manifest.
         providers: Peer ids that may have it.
         partial: Where to write; its folder exists.
         progress: Called with the number of bytes newly known to be right, resumed ones included.
+        down: What everything fetched has to pass.
         stall_s: Longest time for 256 KiB.
+
+    Returns:
+        The digest of the whole file, which is the entry's.
 
     Raises:
         UnavailableError: Pieces are missing and nobody gives them; says who was tried and why each failed.
+        DigestError: Pieces are missing and whoever gave them sent other bytes; or all are right and the whole is not.
         ResourceError: The disk is full.
     """
     descriptor = _open(partial, entry)
     try:
-        present = await asyncio.to_thread(_pieces_present, descriptor, entry)
+        landing = Landing(descriptor, entry)
+        present = await asyncio.to_thread(landing.resume)
         progress(sum(entry.span(piece)[1] for piece in present))
         missing = deque(piece for piece in range(len(entry.pieces)) if piece not in present)
-        job = _Job(swarm, entry, descriptor, missing, progress, stall_s)
-        await job.run(_others(swarm, providers))
-        await asyncio.to_thread(_finish, descriptor, entry)
+        job = _Job(streams, entry, landing, missing, progress, down, stall_s)
+        await job.run(_others(streams, providers))
+        await asyncio.to_thread(landing.finish)
     except OSError as error:
         raise _disk_error(error, entry) from error
     finally:
         os.close(descriptor)
+    return entry.sha256
 
 
 @dataclass
 class _Job:
     """One file on its way: pieces nobody has yet, peers that failed."""
 
-    swarm: Swarm
+    streams: Streams
     entry: FileEntry
-    descriptor: int
+    landing: Landing
     missing: deque[int]
     progress: Callable[[int], None]
+    down: Throttle
     stall_s: float
     failures: dict[str, Failure] = field(default_factory=dict)
+    busy: dict[str, Failure] = field(default_factory=dict)
     active: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, providers: Sequence[str]) -> None:
-        if not self.missing:
-            return
+        room = asyncio.Semaphore(self.down.streams(_STREAMS))
         try:
             async with asyncio.TaskGroup() as group:
                 for peer_id in [*providers] * _STREAMS_PER_PROVIDER:
-                    group.create_task(self._drain(peer_id))
+                    group.create_task(self._drain(peer_id, room))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         if self.missing:
-            raise _not_fetched(self.entry.sha256, self.failures, self.entry.name)
+            raise _not_fetched(self.entry.sha256, self.busy | self.failures, self.entry.name)
 
-    async def _drain(self, peer_id: str) -> None:
+    async def _drain(self, peer_id: str, room: asyncio.Semaphore) -> None:
         """Fetch pieces from one peer until none is missing or the peer fails."""
+        stream: BlobStream | None = None
         try:
-            async with await BlobStream.open(self.swarm, peer_id) as stream:
-                while peer_id not in self.failures and (piece := await self._next()) is not None:
-                    await self._fetch(stream, piece)
+            async with room, contextlib.AsyncExitStack() as open_streams:
+                while (piece := await self._next(peer_id)) is not None:
+                    with self._taken(piece):
+                        if stream is None:
+                            opened = await BlobStream.open(self.streams, peer_id, self.down)
+                            stream = await open_streams.enter_async_context(opened)
+                        await self._fetch(stream, piece)
+        except BusyError as error:
+            self.busy[peer_id] = error  # this stream was one too many; the peer's others go on
         except NetworkError as error:
             self.failures.setdefault(peer_id, _drop(peer_id, error))
         except DigestError as error:
             self.failures[peer_id] = _drop(peer_id, error)
 
-    async def _next(self) -> int | None:
+    async def _next(self, peer_id: str) -> int | None:
         """A missing piece. While others are still fetching, wait: theirs may come back."""
-        while not self.missing and self.active:
+        while not self.missing and self.active and peer_id not in self.failures:
             self.changed.clear()
             await self.changed.wait()
-        return self.missing.popleft() if self.missing else None
+        return self.missing.popleft() if self.missing and peer_id not in self.failures else None
 
-    async def _fetch(self, stream: BlobStream, piece: int) -> None:
-        offset, length = self.entry.span(piece)
+    @contextlib.contextmanager
+    def _taken(self, piece: int) -> Iterator[None]:
+        """Keep a piece from others; if it does not arrive they may have it."""
         self.active += 1
-        arrived = False
         try:
-            data = await stream.read(self.entry.sha256, offset, length, self.stall_s)
-            await asyncio.to_thread(self._keep, data, piece, stream.peer_id)
-            arrived = True
-            self.progress(length)
+            yield
+        except BaseException:
+            self.missing.append(piece)
+            raise
         finally:
-            if not arrived:
-                self.missing.append(piece)
             self.active -= 1
             self.changed.set()
 
-    def _keep(self, data: memoryview, piece: int, peer_id: str) -> None:
-        digests.check(data, self.entry.pieces[piece], f"piece {piece} of {self.entry.name} from {peer_id}")
-        _write(self.descriptor, data, self.entry.span(piece)[0])
+    async def _fetch(self, stream: BlobStream, piece: int) -> None:
+        offset, length = self.entry.span(piece)
+        data = await stream.read(self.entry.sha256, offset, length, self.stall_s)
+        await asyncio.to_thread(self.landing.keep, piece, data, stream.peer_id)
+        self.progress(length)
 
 
 def _check_blob(data: bytes, digest: str, limit_bytes: int, peer_id: str) -> None:
@@ -175,8 +196,8 @@ def _check_blob(data: bytes, digest: str, limit_bytes: int, peer_id: str) -> Non
     digests.check(data, digest, f"what {peer_id} sent")
 
 
-def _others(swarm: Swarm, providers: Sequence[str]) -> list[str]:
-    return [peer_id for peer_id in dict.fromkeys(providers) if peer_id != swarm.peer_id]
+def _others(streams: Streams, providers: Sequence[str]) -> list[str]:
+    return [peer_id for peer_id in dict.fromkeys(providers) if peer_id != streams.peer_id]
 
 
 def _drop(peer_id: str, error: Failure) -> Failure:
@@ -200,27 +221,6 @@ def _open(partial: Path, entry: FileEntry) -> int:
         return os.open(partial, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise _disk_error(error, entry) from error
-
-
-def _pieces_present(descriptor: int, entry: FileEntry) -> set[int]:
-    size = os.fstat(descriptor).st_size
-    present = set()
-    for piece, digest in enumerate(entry.pieces):
-        offset, length = entry.span(piece)
-        if offset + length <= size and digests.sha256_of(os.pread(descriptor, length, offset)) == digest:
-            present.add(piece)
-    return present
-
-
-def _write(descriptor: int, view: memoryview, offset: int) -> None:
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _finish(descriptor: int, entry: FileEntry) -> None:
-    os.ftruncate(descriptor, entry.size)
-    os.fsync(descriptor)
 
 
 def _disk_error(error: OSError, entry: FileEntry) -> ResourceError:
