@@ -24,6 +24,7 @@ from paris.models.objectives import VelocityObjective
 from paris.models.presets import PRESETS, Preset
 from paris.models.recipe import Recipe
 from paris.models.router import Router
+from paris.models.routing import Routing
 from paris.models.text import TextBatch
 from paris.models.training import BETAS, EPSILON, Trainer
 
@@ -88,7 +89,7 @@ def sampling(preset: Preset, pictures: int, repeats: int) -> list[Row]:
     text, null = _text(preset, pictures), _text(preset, pictures)
     rows = []
     for strategy, k in (("top-k", 1), ("top-k", 2), ("full", EXPERTS)):
-        ensemble = Ensemble(experts, router, strategy, k)
+        ensemble = Ensemble(experts, router, Routing(strategy, k))
         used = len(ensemble.weights(x, t_B, text).sum(0).nonzero())
         rows.append(
             compare(

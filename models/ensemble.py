@@ -1,94 +1,195 @@
-"""Experts and router as one velocity: v = sum_k w_k v_k, each expert guided on its own, samples grouped by expert."""
+"""Experts and router as one velocity: v = sum_k w_k v_k, samples grouped by expert, guidance with exact weights.
+
+Classifier-free guidance (Ho & Salimans 2022) leads from the unconditional velocity u(x) to the conditional u(x | c):
+u(x) + g (u(x | c) - u(x)). Both are mixtures over the same experts, by the same law (arXiv 2501.05450, section 3.1):
+
+    u(x | c) = sum_k p(k | x_t, t, c) v_k(x, c)          u(x) = sum_k p(k | x_t, t) v_k(x, null)
+
+so the two halves have weights of their own: the unconditional half's come from the router with the text dropped (or
+with the negative prompt, where there is one). The papers guide inside each expert with one set of weights,
+
+    sum_k p(k | x_t, t, c) (v_k(x, null) + g (v_k(x, c) - v_k(x, null))),
+
+which is the same only if text and cluster are independent given x_t, and otherwise guides away from the mean of the
+prompt's own clusters, not from the mean of all data. `Routing.guidance_weights` chooses: "exact", "shared", or by the
+number of experts. Exact weights cost one more router pass a step; the expert passes a sample are as many, two a kept
+expert, but up to twice as many different experts have to be in memory. With a blind router both are the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from paris.models.dit import DiT
-from paris.models.networks import load_network
-from paris.models.router import Router
-from paris.models.routing import mixture_weights
+from paris.models.conversion import Prediction
+from paris.models.experts import ExpertPool
+from paris.models.routing import Routing, RoutingError, oracle
 from paris.models.text import TextBatch
+
+
+class Mixed(NamedTuple):
+    """One evaluation: velocity shaped like x, weights (B, K) of the prompts, and of guidance's null half (or None)."""
+
+    velocity: Tensor
+    weights_BK: Tensor
+    null_weights_BK: Tensor | None
 
 
 class Ensemble:
     """K experts, loaded when first needed, and the router that mixes them.
 
     Args:
-        experts: networks, or folders with exported weights, in cluster order.
-        router: the router network.
-        strategy: "top-k" or "full", see `paris.models.routing`.
-        k: experts a sample for "top-k".
+        experts: networks, or folders with exported weights, in cluster order, or a pool of either.
+        router: the router network; `router_temperature` divides its logits (see `paris.models.calibration`).
+        routing: how experts are chosen, changed at will between calls.
+        predictions: what each expert predicts; None means velocity.
+        centroids: classifies without a trained router, for "router-free" (see `paris.models.centroids`).
+        router_temperature: the calibrated temperature of the router.
         dtype: precision experts are loaded in.
     """
 
     def __init__(
         self,
-        experts: Sequence[DiT | Path],
-        router: Router,
-        strategy: str = "top-k",
-        k: int = 2,
+        experts: Sequence[Any | Path] | ExpertPool,
+        router: Any,
+        routing: Routing | None = None,
         *,
+        predictions: Sequence[Prediction] | None = None,
+        centroids: Any | None = None,
+        router_temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.sources, self.router = list(experts), router.eval()
-        self.strategy, self.k, self.dtype = strategy, k, dtype
-        self._loaded: dict[int, DiT] = {}
+        self.experts = experts if isinstance(experts, ExpertPool) else ExpertPool(experts, dtype=dtype)
+        self.router, self.centroids = router.eval(), centroids
+        self.routing, self.router_temperature = routing or Routing(), router_temperature
+        self.predictions = list(predictions or [Prediction()] * len(self.experts))
+        if len(self.predictions) != len(self.experts):
+            raise RoutingError(f"{len(self.experts)} experts and {len(self.predictions)} objectives do not pair.")
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self.experts)
 
-    def expert(self, index: int) -> DiT:
-        """Return one expert, loading it on first use."""
-        if index not in self._loaded:
-            source = self.sources[index]
-            network = load_network(DiT, source, self.dtype) if isinstance(source, Path) else source
-            self._loaded[index] = network.eval()
-        return self._loaded[index]
+    def expert(self, index: int) -> Any:
+        """Return one expert's network, loading it on first use."""
+        return self.experts.get(index)
 
     @torch.no_grad()
-    def weights(self, x_BCHW: Tensor, t_B: Tensor, text: TextBatch) -> Tensor:
-        """Return mixture weights (B, K) at x_t, from the router with the prompt's text."""
-        logits_BK = self.router(x_BCHW.to(self.router.dtype), t_B, text.pooled_BE.to(self.router.dtype))
-        return mixture_weights(logits_BK, self.strategy, self.k)
+    def weights(
+        self,
+        x_BCHW: Tensor,
+        t_B: Tensor,
+        text: TextBatch,
+        *,
+        chance_BK: Tensor | None = None,
+        labels_B: Tensor | None = None,
+    ) -> Tensor:
+        """Return mixture weights (B, K) at x_t for these texts.
+
+        Args:
+            x_BCHW: latents at time t.
+            t_B: times in [0, 1].
+            text: one text a sample.
+            chance_BK: numbers "sample" draws with, uniform in [0, 1).
+            labels_B: clusters, for "oracle".
+
+        Raises:
+            RoutingError: the strategy lacks what it needs: labels, chance, centroids, or as many experts as k.
+        """
+        if self.routing.strategy == "oracle":
+            if labels_B is None:
+                raise RoutingError("The oracle has to be told a cluster for every picture, and was told none.")
+            return oracle(labels_B, len(self)).to(x_BCHW.device)
+        return self.routing.weights(self._logits(x_BCHW, t_B, text), chance_BK)
 
     @torch.no_grad()
     def velocity(
-        self, x_BCHW: Tensor, t_B: Tensor, text: TextBatch, null: TextBatch, guidance: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return the mixed guided velocity, shaped like x, and the weights (B, K) it was mixed with.
+        self,
+        x_BCHW: Tensor,
+        t_B: Tensor,
+        text: TextBatch,
+        null: TextBatch,
+        guidance: float,
+        *,
+        chance_BK: Tensor | None = None,
+        labels_B: Tensor | None = None,
+    ) -> Mixed:
+        """Return the mixed guided velocity and the weights it was mixed with.
 
         Args:
             x_BCHW: latents at time t.
             t_B: times in [0, 1].
             text: one prompt a sample.
             null: one negative prompt a sample.
-            guidance: scale g of v_null + g (v_text - v_null); 1 skips the null half.
+            guidance: scale g of u_null + g (u_text - u_null); 1 skips the null half.
+            chance_BK: numbers "sample" draws with, uniform in [0, 1).
+            labels_B: clusters, for "oracle".
         """
-        weights_BK = self.weights(x_BCHW, t_B, text)
-        mixed = torch.zeros_like(x_BCHW)
-        for index in range(len(self)):
-            rows = weights_BK[:, index].nonzero().flatten()
-            if len(rows):
-                texts = text.select(rows), null.select(rows)
-                v = guided(self.expert(index), x_BCHW[rows], t_B[rows], texts, guidance)
-                mixed[rows] += weights_BK[rows, index, None, None, None] * v
-        return mixed, weights_BK
+        weights_BK = self.weights(x_BCHW, t_B, text, chance_BK=chance_BK, labels_B=labels_B)
+        if guidance == 1:
+            return Mixed(self._mix(x_BCHW, t_B, [(text, weights_BK)])[0], weights_BK, None)
+        null_weights_BK = weights_BK
+        if not self.routing.shares_weights and self._hears_text():
+            null_weights_BK = self.weights(x_BCHW, t_B, null, chance_BK=chance_BK, labels_B=labels_B)
+        u_text, u_null = self._mix(x_BCHW, t_B, [(text, weights_BK), (null, null_weights_BK)])
+        return Mixed(u_null + guidance * (u_text - u_null), weights_BK, null_weights_BK)
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
+        """Move experts and router."""
+        self.experts.to(device, dtype)
+        torch.nn.Module.to(self.router, device, dtype)
+        if self.centroids is not None:
+            self.centroids = self.centroids.to(device)
 
-def guided(expert: DiT, x_BCHW: Tensor, t_B: Tensor, texts: tuple[TextBatch, TextBatch], guidance: float) -> Tensor:
-    """Return one expert's velocity with classifier-free guidance, both halves in one batch (Ho & Salimans 2022)."""
-    text, null = texts
-    x = x_BCHW.to(expert.dtype)
-    if guidance == 1:
-        v: Tensor = expert(x, t_B, text.tokens_BLE.to(x.dtype), text.mask_BL)
-        return v.float()
-    tokens = torch.cat([text.tokens_BLE, null.tokens_BLE]).to(x.dtype)
-    mask = torch.cat([text.mask_BL, null.mask_BL])
-    v_text, v_null = expert(x.repeat(2, 1, 1, 1), t_B.repeat(2), tokens, mask).float().chunk(2)
-    out: Tensor = v_null + guidance * (v_text - v_null)
-    return out
+    def _hears_text(self) -> bool:
+        blind = self.routing.strategy != "router-free" and getattr(self.router, "config", {}).get("text_dim") == 0
+        return not blind
+
+    def _logits(self, x_BCHW: Tensor, t_B: Tensor, text: TextBatch) -> Tensor:
+        if self.routing.strategy == "router-free":
+            if self.centroids is None:
+                raise RoutingError(
+                    "This ensemble has no data centres to route by, so it cannot do without its router. "
+                    "Measure them with paris.models.centroids, or choose another strategy."
+                )
+            return torch.as_tensor(self.centroids(x_BCHW, t_B, text.pooled_BE))
+        dtype = self.router.dtype
+        logits_BK: Tensor = self.router(x_BCHW.to(dtype), t_B, text.pooled_BE.to(dtype)).float()
+        return logits_BK / self.router_temperature
+
+    def _mix(self, x_BCHW: Tensor, t_B: Tensor, halves: list[tuple[TextBatch, Tensor]]) -> list[Tensor]:
+        """Return one mixed velocity a half; every expert is asked once, for all rows of all halves it has a part in."""
+        needed = torch.stack([weights_BK for _, weights_BK in halves]).amax(dim=(0, 1)).nonzero().flatten().tolist()
+        order = self.experts.in_order(needed)
+        answers: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for index, following in zip(order, [*order[1:], None], strict=True):
+            network = self.experts.get(index)
+            if following is not None:
+                self.experts.prefetch(following)
+            answers[index] = self._ask(network, index, x_BCHW, t_B, halves)
+        sums = [torch.zeros_like(x_BCHW, dtype=torch.float32) for _ in halves]
+        # Summed in the experts' own order: what happens to be in memory must not change a picture's last bit.
+        for index in sorted(answers):
+            for mixed, (_, weights_BK), (rows, v) in zip(sums, halves, answers[index], strict=True):
+                mixed[rows] += weights_BK[rows, index].reshape(-1, *[1] * (v.ndim - 1)) * v
+        return sums
+
+    def _ask(
+        self, network: Any, index: int, x_BCHW: Tensor, t_B: Tensor, halves: list[tuple[TextBatch, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return for every half the rows this expert has weight in, and its velocity there: one batch for all."""
+        rows = [weights_BK[:, index].nonzero().flatten() for _, weights_BK in halves]
+        texts = [text.select(part) for (text, _), part in zip(halves, rows, strict=True)]
+        tokens_BLE, mask_BL = (torch.cat([text.parts()[i] for text in texts]) for i in (0, 1))
+        dtype = network.dtype
+
+        def ask(y: Tensor, u_B: Tensor) -> Tensor:
+            answer: Tensor = network(y.to(dtype), u_B, tokens_BLE.to(dtype), mask_BL)
+            return answer
+
+        every = torch.cat(rows)
+        v = self.predictions[index].velocity(ask, x_BCHW[every], t_B[every])
+        return list(zip(rows, torch.split(v, [len(part) for part in rows]), strict=True))

@@ -1,7 +1,7 @@
 """The flow-matching convention of every run: t = 0 is data, t = 1 is noise, the target is noise minus data.
 
 Source: Lipman et al. 2023 (arXiv 2210.02747) with the straight path of Liu et al. 2023 (arXiv 2209.03003), in Paris's
-orientation; logit-normal times from Esser et al. 2024 (arXiv 2403.03206, section 3.1).
+orientation; logit-normal times and the time shift from Esser et al. 2024 (arXiv 2403.03206, sections 3.1 and 5.3.2).
 """
 
 from __future__ import annotations
@@ -30,3 +30,12 @@ def logit_normal(normal_B: np.ndarray, mean: float = 0.0, deviation: float = 1.0
     """Turn standard normal numbers into times in (0, 1) that favour the middle, where the task is hardest."""
     times: np.ndarray = 1 / (1 + np.exp(-(mean + deviation * normal_B)))
     return times.astype(np.float32)
+
+
+def shift_times(times_B: np.ndarray, shift: float) -> np.ndarray:
+    """Move times towards noise: t -> s t / (1 + (s - 1) t), which divides the signal-to-noise ratio by s squared.
+
+    Larger pictures need more noise to hide as much (Esser et al. 2024, equation 23); a shift of 1 changes nothing.
+    """
+    shifted: np.ndarray = shift * times_B / (1 + (shift - 1) * times_B)
+    return shifted

@@ -65,6 +65,11 @@ class Autoencoder:
         self._mean_C11 = torch.tensor(config.get("latents_mean") or [0.0])[:, None, None]
         self._std_C11 = torch.tensor(config.get("latents_std") or [1 / config.scaling_factor])[:, None, None]
 
+    def to(self, device: torch.device) -> None:
+        """Move the autoencoder; pictures and latents are expected there from then on."""
+        torch.nn.Module.to(self.model, device)
+        self._mean_C11, self._std_C11 = self._mean_C11.to(device), self._std_C11.to(device)
+
     @torch.no_grad()
     def encode(self, pictures_B3HW: Tensor) -> Tensor:
         """Encode; of a variational encoder the mean is taken, so that ingesting is deterministic."""

@@ -1,13 +1,14 @@
 """`ParisPipeline`: a folder of experts, router and codec in, pictures out, with who drew which step.
 
-Folder layout: model_index.json, expert_<k>/ and router/ (config.json + diffusion_pytorch_model.safetensors), vae/ (a
-diffusers autoencoder; absent in pixel space), text_encoder.json {kind, name, tokens, sha256}, scheduler/.
+Folder layout: model_index.json {experts, codec, and where they are known: objectives, top_k, router_temperature},
+expert_<k>/ and router/ (config.json + diffusion_pytorch_model.safetensors), vae/ (a diffusers autoencoder; absent in
+pixel space), text_encoder.json {kind, name, tokens, sha256}, scheduler/, and centroids/ for routing without a router.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,27 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
+from paris.models.centroids import CENTROIDS, Centroids
+from paris.models.conversion import Prediction
 from paris.models.ensemble import Ensemble
+from paris.models.experts import ExpertPool
 from paris.models.files import write_json
 from paris.models.latents import Autoencoder, Codec, open_codec
 from paris.models.networks import load_network, read_config
 from paris.models.router import Router
-from paris.models.sampling import Trace, sample
+from paris.models.routing import Routing
+from paris.models.sampling import OnStep, Start, sample
+from paris.models.schedulers import open_scheduler
 from paris.models.text import TextBatch, TextEncoder, open_text_encoder
+from paris.models.trace import Trace
 
 INDEX = "model_index.json"
 TEXT = "text_encoder.json"
+USUAL_TOP_K = 2
+PROBE_PX = 64
+
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+"""diffusers' `callback_on_step_end`: (pipeline, step from 0, timestep, {"latents": ...}) -> the same, changed."""
 
 
 class PipelineError(ValueError):
@@ -35,20 +47,11 @@ class PipelineError(ValueError):
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One expert's part in one picture: it had weight in `steps` steps, `weight` on average over all steps."""
-
-    expert: int
-    steps: int
-    weight: float
-
-
-@dataclass(frozen=True)
 class ParisOutput:
-    """Pictures, and for each the experts that drew it, busiest first."""
+    """Pictures, and who drew them: `routing[i]` lists picture i's experts, busiest first."""
 
     images: list[Image.Image]
-    routing: list[list[Drawn]]
+    routing: Trace
 
 
 class ParisPipeline(DiffusionPipeline):
@@ -58,108 +61,217 @@ class ParisPipeline(DiffusionPipeline):
         ensemble: experts and router.
         codec: latents to pictures.
         text_encoder: captions to numbers.
-        scheduler: a flow-matching scheduler of diffusers.
-        shape: latent shape (C, H, W).
+        scheduler: one of `paris.models.schedulers`; assign another to `pipeline.scheduler` at will.
+        shape: latent shape (C, H, W) the experts were trained at.
+        top_k: experts a step unless a call says otherwise; a measured property of a run.
     """
 
     def __init__(
-        self, ensemble: Ensemble, codec: Codec, text_encoder: TextEncoder, scheduler: Any, shape: tuple[int, int, int]
+        self,
+        ensemble: Ensemble,
+        codec: Codec,
+        text_encoder: TextEncoder,
+        scheduler: Any,
+        shape: tuple[int, int, int],
+        *,
+        top_k: int = USUAL_TOP_K,
     ) -> None:
         super().__init__()
         self.register_modules(scheduler=scheduler, router=ensemble.router)
-        self.ensemble, self.codec, self.text, self.shape = ensemble, codec, text_encoder, shape
+        self.ensemble, self.codec, self.text, self.shape, self.top_k = ensemble, codec, text_encoder, shape, top_k
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> ParisPipeline:
-        """Open a local pipeline folder. The only option is `torch_dtype`, the precision of experts and router.
+        """Open a local pipeline folder.
+
+        Args:
+            folder: what `save_pretrained` or a fetch wrote.
+            options: `torch_dtype` (precision of experts and router), `memory_bytes` (cap on loaded experts' weights)
+                and `offload` (keep experts that leave an accelerator in the host's memory).
 
         Raises:
             PipelineError: naming the part that is missing.
         """
         root, dtype = Path(folder), options.pop("torch_dtype", torch.float32)
+        memory_bytes, offload = options.pop("memory_bytes", None), options.pop("offload", False)
         if options:
-            raise PipelineError(f"ParisPipeline.from_pretrained knows torch_dtype only, not {', '.join(options)}.")
+            known = "torch_dtype, memory_bytes and offload"
+            raise PipelineError(f"ParisPipeline.from_pretrained knows {known}, not {', '.join(options)}.")
         index = _read_json(root / INDEX, experts=int, codec=str)
         text = _read_json(root / TEXT, kind=str, name=str, tokens=int)
-        folders = [root / f"expert_{k}" for k in range(index["experts"])]
-        if not folders:
-            raise PipelineError(f"{root} is not a whole pipeline: {INDEX} names no experts. Fetch it again.")
-        for part in (*folders, root / "router"):
-            if not (part / "config.json").is_file():
-                raise PipelineError(
-                    f"{root} is not a whole pipeline: {part.name}/config.json is missing. Fetch it again."
-                )
+        folders = _expert_folders(root, index["experts"])
+        pool = ExpertPool(folders, dtype=dtype, memory_bytes=memory_bytes, offload=offload)
         config = read_config(folders[0])
+        ensemble = Ensemble(
+            pool,
+            load_network(Router, root / "router", dtype),
+            predictions=_predictions(root, index),
+            centroids=Centroids.open(root / CENTROIDS) if (root / CENTROIDS).is_dir() else None,
+            router_temperature=float(index.get("router_temperature", 1.0)),
+        )
         return cls(
-            Ensemble(folders, load_network(Router, root / "router", dtype), dtype=dtype),
+            ensemble,
             open_codec(index["codec"], root / "vae" if (root / "vae").is_dir() else None),
             _open_text(text),
-            FlowMatchEulerDiscreteScheduler.from_pretrained(root / "scheduler", local_files_only=True),
+            open_scheduler(root / "scheduler"),
             (config["channels"], config["height"], config["height"]),
+            top_k=min(int(index.get("top_k", USUAL_TOP_K)), len(ensemble)),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder `from_pretrained` reads."""
-        root = Path(folder)
-        for index in range(len(self.ensemble)):
-            self.ensemble.expert(index).save_pretrained(root / f"expert_{index}")
-        self.ensemble.router.save_pretrained(root / "router")
+        root, ensemble = Path(folder), self.ensemble
+        for index in range(len(ensemble)):
+            ensemble.expert(index).save_pretrained(root / f"expert_{index}")
+        ensemble.router.save_pretrained(root / "router")
         if isinstance(self.codec, Autoencoder):
             self.codec.model.save_pretrained(root / "vae")
+        if ensemble.centroids is not None:
+            ensemble.centroids.save(root / CENTROIDS)
         text = {**self.text.identity(), "tokens": self.text.tokens}
-        write_index(root, len(self.ensemble), self.codec.kind, text)
+        measured: dict[str, Any] = {"top_k": self.top_k, "router_temperature": ensemble.router_temperature}
+        names = [prediction.names() for prediction in ensemble.predictions]
+        write_index(root, len(ensemble), self.codec.kind, text, objectives=names, measured=measured)
         self.scheduler.save_pretrained(root / "scheduler")
+
+    @property
+    def device(self) -> torch.device:
+        """Where experts and router compute."""
+        return self.ensemble.experts.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of experts and router."""
+        return self.ensemble.experts.dtype
+
+    def to(self, *where: Any, **named: Any) -> ParisPipeline:
+        """Move experts, router and codec: `to(device)`, `to(dtype)`, `to(device, dtype)`, or by name."""
+        dtypes = [part for part in (*where, named.get("dtype")) if isinstance(part, torch.dtype)]
+        devices = [part for part in (*where, named.get("device")) if isinstance(part, str | int | torch.device)]
+        device = torch.device(devices[0]) if devices else self.device
+        self.ensemble.to(device, dtypes[0] if dtypes else self.dtype)
+        if isinstance(self.codec, Autoencoder):
+            self.codec.to(device)
+        return self
 
     def __call__(
         self,
         prompt: str | Sequence[str],
-        negative_prompt: str = "",
+        negative_prompt: str | Sequence[str] = "",
         num_inference_steps: int = 30,
         guidance_scale: float = 3.0,
-        top_k: int = 2,
+        top_k: int | None = None,
         *,
         seed: int | Sequence[int] = 0,
         strategy: str = "top-k",
-        callback: Callable[[int, Tensor], None] | None = None,
+        routing: Routing | None = None,
+        cluster: int | Sequence[int] | None = None,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        strength: float = 0.6,
+        height: int | None = None,
+        width: int | None = None,
+        callback_on_step_end: StepCallback | None = None,
     ) -> ParisOutput:
         """Draw one picture a prompt.
 
         Args:
             prompt: one or several captions.
-            negative_prompt: what guidance leads away from.
+            negative_prompt: what guidance leads away from, for all or for each.
             num_inference_steps: scheduler steps.
             guidance_scale: 1 for none.
-            top_k: experts a step; at most the number of experts.
+            top_k: experts a step, the pipeline's own number if None; at most the number of experts.
             seed: one for all prompts (counted up from picture to picture) or one a prompt.
-            strategy: "top-k" or "full".
-            callback: called after each step with (step number from 1, latents).
+            strategy: a name of `paris.models.routing.STRATEGIES`.
+            routing: all of the routing, instead of `top_k` and `strategy`.
+            cluster: whose expert draws, for the strategy "oracle"; for all or for each.
+            image: pictures to start from, one for all or one a prompt.
+            strength: how far they are taken back to noise, above 0 to 1.
+            height: of the picture in pixels, where the experts' positions allow another than they were trained at.
+            width: likewise.
+            callback_on_step_end: called after each evaluation, may replace the latents.
 
         Raises:
-            PipelineError: where prompts and seeds do not pair.
+            PipelineError: where prompts and what belongs to each do not pair, or the size is impossible.
+            routing.RoutingError: the routing asks for what this ensemble does not have.
+            schedulers.SchedulerError: strength leaves no step.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
-        if not prompts or len(seeds) != len(prompts):
-            raise PipelineError(f"{len(prompts)} prompts and {len(seeds)} seeds do not pair. Give one seed a prompt.")
-        self.ensemble.strategy, self.ensemble.k = strategy, min(top_k, len(self.ensemble))
-        encoded = self.text.encode([*prompts, negative_prompt])
-        text = TextBatch(*(part[:-1] for part in encoded.parts()))
-        null = TextBatch(*(part[-1:] for part in encoded.parts())).repeat(len(prompts))
-        latents, trace = sample(
-            self.ensemble,
-            text,
-            null,
-            self.shape,
-            self.scheduler,
-            steps=num_inference_steps,
-            guidance=guidance_scale,
-            seeds=seeds,
-            on_step=callback,
-        )
-        return ParisOutput(to_images(self.codec.decode(latents)), drawn_by(trace))
+        counted = [seed + i for i in range(len(prompts))] if isinstance(seed, int) else seed
+        seeds = _one_each(counted, len(prompts), "seeds")
+        negatives = _one_each(negative_prompt, len(prompts), "negative prompts")
+        labels_B = None if cluster is None else torch.tensor(_one_each(cluster, len(prompts), "clusters"))
+        self.ensemble.routing = routing or Routing(strategy, min(top_k or self.top_k, len(self.ensemble)))
+        shape = self._latent_shape(height, width)
+        encoded = self.text.encode([*prompts, *negatives]).to(self.device)
+        text, null = (TextBatch(*(part.chunk(2)[half] for part in encoded.parts())) for half in (0, 1))
+        start = None
+        if image is not None:
+            start = Start(self._encode(_one_each(image, len(prompts), "images"), shape), strength)
+        with self.progress_bar(total=num_inference_steps) as bar:
+            latents, trace = sample(
+                self.ensemble,
+                text,
+                null,
+                shape,
+                self.scheduler,
+                steps=num_inference_steps,
+                guidance=guidance_scale,
+                seeds=seeds,
+                start=start,
+                labels_B=labels_B,
+                on_step=self._watch(bar, callback_on_step_end),
+            )
+        return ParisOutput(to_images(self.codec.decode(latents)), trace)
+
+    def _watch(self, bar: Any, callback: StepCallback | None) -> OnStep:
+        def on_step(number: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+            bar.update()
+            changed = callback(self, number, timestep, {"latents": latents}) if callback else None
+            return (changed or {}).get("latents")
+
+        return on_step
+
+    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        channels, rows, columns = self.shape
+        if height is None and width is None:
+            return self.shape
+        factor = self._pixels_a_latent()
+        height, width = height or rows * factor, width or columns * factor
+        if (height, width) == (rows * factor, columns * factor):
+            return self.shape
+        config = self.ensemble.expert(0).config
+        grain = factor * int(config["patch"])
+        if config.get("positions", "learned") != "rotary":
+            raise PipelineError(
+                f"These experts draw {columns * factor} x {rows * factor} pixels and nothing else: their positions "
+                f"were learned for that size. {width} x {height} needs experts with rotary positions."
+            )
+        if height % grain or width % grain:
+            raise PipelineError(f"{width} x {height} pixels cannot be drawn: both must be multiples of {grain}.")
+        return channels, height // factor, width // factor
+
+    def _pixels_a_latent(self) -> int:
+        probe = torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=self.device)
+        return PROBE_PX // int(self.codec.encode(probe).shape[-1])
+
+    def _encode(self, images: list[Image.Image], shape: tuple[int, int, int]) -> Tensor:
+        factor = self._pixels_a_latent()
+        size = shape[2] * factor, shape[1] * factor
+        pixels = [np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)) for image in images]
+        pictures = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(self.device) / 127.5 - 1
+        return self.codec.encode(pictures)
 
 
-def write_index(folder: Path, experts: int, codec: str, text: dict[str, Any], *, scheduler: bool = False) -> None:
+def write_index(
+    folder: Path,
+    experts: int,
+    codec: str,
+    text: dict[str, Any],
+    *,
+    scheduler: bool = False,
+    objectives: Sequence[Mapping[str, str]] | None = None,
+    measured: Mapping[str, Any] | None = None,
+) -> None:
     """Write model_index.json and text_encoder.json, and the default scheduler where asked: all but the weights.
 
     Args:
@@ -168,8 +280,13 @@ def write_index(folder: Path, experts: int, codec: str, text: dict[str, Any], *,
         codec: kind of codec.
         text: kind, name, sha256 and tokens of the text encoder.
         scheduler: also write scheduler/scheduler_config.json.
+        objectives: {objective, noise_schedule} of every expert; None means that all predict flow velocity.
+        measured: `top_k` and `router_temperature`, where a run has measured them.
     """
-    write_json({"_class_name": "ParisPipeline", "experts": experts, "codec": codec}, folder / INDEX)
+    index: dict[str, Any] = {"_class_name": "ParisPipeline", "experts": experts, "codec": codec, **(measured or {})}
+    if objectives is not None:
+        index["objectives"] = [dict(names) for names in objectives]
+    write_json(index, folder / INDEX)
     write_json(text, folder / TEXT)
     if scheduler:
         FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
@@ -181,15 +298,31 @@ def to_images(pictures_B3HW: Tensor) -> list[Image.Image]:
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in levels]
 
 
-def drawn_by(trace: Trace) -> list[list[Drawn]]:
-    """Summarise a routing trace a picture."""
-    return [
-        sorted(
-            (Drawn(k, int(n), round(float(w), 4)) for k, (n, w) in enumerate(zip(steps, weights, strict=True)) if n),
-            key=lambda part: (-part.steps, -part.weight, part.expert),
-        )
-        for steps, weights in zip(trace.steps_drawn(), trace.mean_weights(), strict=True)
-    ]
+def _one_each(values: Any, prompts: int, name: str) -> list[Any]:
+    """Return one value a prompt: a list as it is, anything else repeated."""
+    each = list(values) if isinstance(values, list | tuple) else [values] * prompts
+    if not prompts or len(each) != prompts:
+        raise PipelineError(f"{prompts} prompts and {len(each)} {name} do not pair. Give one a prompt, or one for all.")
+    return each
+
+
+def _expert_folders(root: Path, experts: int) -> list[Path]:
+    folders = [root / f"expert_{k}" for k in range(experts)]
+    if not folders:
+        raise PipelineError(f"{root} is not a whole pipeline: {INDEX} names no experts. Fetch it again.")
+    for part in (*folders, root / "router"):
+        if not (part / "config.json").is_file():
+            raise PipelineError(f"{root} is not a whole pipeline: {part.name}/config.json is missing. Fetch it again.")
+    return folders
+
+
+def _predictions(root: Path, index: Mapping[str, Any]) -> list[Prediction] | None:
+    objectives = index.get("objectives")
+    if objectives is None:
+        return None
+    if not isinstance(objectives, list) or len(objectives) != index["experts"]:
+        raise PipelineError(f"{root} is not a whole pipeline: {INDEX} needs one objective an expert. Fetch it again.")
+    return [Prediction.of(names if isinstance(names, dict) else {"objective": str(names)}) for names in objectives]
 
 
 def _open_text(text: dict[str, Any]) -> TextEncoder:

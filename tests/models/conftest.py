@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from paris.models.dit import DiT
 from paris.models.presets import PRESETS
 from paris.models.router import Router
 from paris.models.text import TextBatch
+
+sys.path.insert(0, str(Path(__file__).parent))  # makes `mixtures` importable
 
 
 class LetterEncoder:
