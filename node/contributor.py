@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import random
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from paris.node.announcer import Announcer
 from paris.node.evaluator import Evaluator
-from paris.node.jobs import Job
 from paris.node.mirror import Mirror
 from paris.node.peer import Peer, now_s
 from paris.node.publisher import Publisher, stand_behind_again
 from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
-from paris.node.survey import Survey, Surveyor
-from paris.protocol.claims import Complete, MakeClaim, Train, Wait, Withdraw, decide
+from paris.node.survey import Survey, Surveyor, peer_names, steady_s
+from paris.protocol.claims import Action, Complete, MakeClaim, Measure, Train, Wait, Withdraw, decide, idle_s
 from paris.protocol.errors import NetworkError, ParisError, UnavailableError
 from paris.protocol.records import Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
@@ -28,12 +28,15 @@ from paris.registry.resolve import ResolvedUnit
 log = logging.getLogger(__name__)
 
 Report = Callable[..., None]
+T = TypeVar("T")
 HAND_OVER_S = 20
 """How long a node that was told to stop waits for a copy of its last checkpoint to exist elsewhere."""
 PEER_LIFE_S = 600
 """Short, because peers that are gone must not be counted on to keep copies."""
 MOST_ADDRESSES = 32
 MOST_NAME_CHARS = 64
+MIRROR_EVERY_S = 60.0
+"""A copy is made at most this long after a checkpoint was announced, and the time it takes to fetch."""
 MOST_FAILURES = 3
 """Times in a row the training child may fail before the node gives up."""
 
@@ -52,13 +55,14 @@ class Contributor:
         self._peer, self._run, self._genesis = peer, run, genesis
         self._name, self._report, self._trains = name, report, trains
         self._place = Place(peer, run, genesis, threads)
-        self._announcer = Announcer(run, peer.identity, peer.swarm.publish, now_s)
+        self._announcer = Announcer(run, peer.identity, peer.swarm.publish, now_s, steady_s)
         self._publisher = Publisher(self._place, self._announcer)
         self._mirror = Mirror(self._place, self._announcer)
-        self._evaluator = Evaluator(self._place)
+        self._evaluator = Evaluator(self._place, self._announcer)
         self._surveyor = Surveyor(self._place, self._announcer, self._evaluator)
         self._session: Session | None = None
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+        self._rng = random.Random()
         self._failures = 0
         self._reason = ""
 
@@ -78,48 +82,65 @@ class Contributor:
                 survey = await self._survey()
                 if survey is None:
                     break
-                match self._decide(survey):
-                    case Complete():
-                        if await self._finished(survey, leave_when_complete):
-                            return
-                    case Wait(seconds=seconds, reason=reason):
-                        self._wait_for(reason)
-                        await self._pause(min(seconds, self._period_s))
-                    case MakeClaim(unit=unit):
-                        await self._claim(survey.units[unit])
-                    case Train(unit=unit):
-                        await self._train(survey.units[unit], survey)
-                    case Withdraw(unit=unit, winner=winner):
-                        self._report("withdrawn", unit=unit, winner=winner.signer)
-                        await self._release(survey.units[unit])
+                action = self._decide(survey)
+                self._surveyor.fruitless = self._surveyor.fruitless + 1 if isinstance(action, Wait) else 0
+                if isinstance(action, Complete):
+                    if await self._finished(leave_when_complete=leave_when_complete):
+                        return
+                else:
+                    await self._act(action, survey)
+                await self._let_go(survey)
             await self._hand_over()
         finally:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
 
+    async def _act(self, action: Action, survey: Survey) -> None:
+        match action:
+            case Wait(seconds=seconds, reason=reason):
+                self._wait_for(reason)
+                await self._pause(seconds)
+            case Measure(unit=unit):
+                await self._unless_stopped(self._measure(survey.units[unit], survey.peers))
+            case MakeClaim(unit=unit):
+                await self._claim(unit)
+            case Train(unit=unit):
+                await self._train(survey.units[unit], survey)
+            case Withdraw(unit=unit, winner=winner):
+                self._report("withdrawn", unit=unit, winner=winner.signer)
+                await self._release(survey.units[unit])
+
     async def _hand_over(self) -> None:
         """Stay a little after stopping, until somebody else holds what this node trained last."""
-        deadline_s = now_s() + HAND_OVER_S
-        while now_s() < deadline_s and not self._hurrying.is_set():
+        deadline_s = steady_s() + HAND_OVER_S
+        while steady_s() < deadline_s and not self._hurrying.is_set():
             try:
-                if self._copied(await self._surveyor.look()):
+                if self._copied(await self._surveyor.look(self._genesis.units())):
                     return
             except NetworkError:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurrying.wait(), 1)
 
-    async def _finished(self, survey: Survey, leave_when_complete: bool) -> bool:
-        """Serve on until told to stop; or leave as soon as nothing would be lost with this node."""
-        if self._reason != "complete":
+    async def _finished(self, *, leave_when_complete: bool) -> bool:
+        """Serve on, looking rarely; or, where told to, leave as soon as nothing would be lost with this node.
+
+        What a node watches may be complete while the run is not: of the rest it knows what others claim.
+        """
+        survey = await self._survey(self._genesis.units())
+        if survey is None:
+            return False
+        complete = survey.claimed_complete
+        if complete and self._reason != "complete":
             self._report("complete", units=len(survey.units))
-        self._reason = "complete"
-        if not leave_when_complete:
-            await self._stopping.wait()
+            self._reason = "complete"
+        elif not complete:
+            self._wait_for("what this node watches is complete, the rest is others' to train")
+        if complete and leave_when_complete and self._copied(survey):
             return True
-        await self._pause(self._period_s)
-        return self._copied(survey)
+        await self._pause(self._period_s if complete and leave_when_complete else self._idle_s)
+        return False
 
     def _copied(self, survey: Survey) -> bool:
         """Whether somebody else, if there is anybody, holds everything this node trained last."""
@@ -127,10 +148,10 @@ class Contributor:
         mine = [unit for unit in survey.units.values() if unit.holders[-1:] == (me,)]
         return not set(survey.peers) - {me} or all(set(unit.providers) - {me} for unit in mine)
 
-    def _decide(self, survey: Survey) -> Any:
+    def _decide(self, survey: Survey) -> Action:
         if not self._trains:
-            return Complete() if survey.complete else Wait(self._period_s, "this node only keeps and serves")
-        return decide(survey.view, self._peer.peer_id, self._run, now_s())
+            return Wait(self._idle_s, "this node only keeps and serves") if not survey.claimed_complete else Complete()
+        return decide(survey.view, self._peer.peer_id, steady_s(), self._rng)
 
     def _wait_for(self, reason: str) -> None:
         """Say why this node waits, once for each reason."""
@@ -155,13 +176,34 @@ class Contributor:
         self._announcer.hurry()
         await self._announcer.flush()
 
-    async def _claim(self, unit: ResolvedUnit) -> None:
+    async def _claim(self, name: str) -> None:
         """Announce a claim, then give others time to be heard; the next survey reads back who holds it."""
-        self._report("claiming", unit=unit.unit, step=unit.step)
-        fields = {"unit": unit.unit, "parent": unit.checkpoint, "step": unit.step}
-        self._surveyor.claimed_at_s = now_s()
-        await self._announcer.keep("claim", unit.unit, Claim, self._genesis.lease.life_s, lambda: fields)
+        survey = await self._survey([name])
+        if survey is None:
+            return
+        unit = survey.units[name]
+        self._report("claiming", unit=name, step=unit.step)
+        fields = {"unit": name, "parent": unit.checkpoint, "step": unit.step}
+        self._surveyor.claimed_at_s = steady_s()
+        await self._announcer.keep("claim", name, Claim, self._genesis.lease.life_s, lambda: fields)
         await self._pause(self._genesis.lease.settle_s)
+
+    async def _let_go(self, survey: Survey) -> None:
+        """Give back a claim on what turned out to be complete before it was trained here."""
+        for unit in survey.units.values():
+            if unit.complete and self._announcer.standing("claim", unit.unit):
+                await self._release(unit)
+
+    async def _measure(self, unit: ResolvedUnit, peers: Sequence[str]) -> None:
+        """Find out what a unit's pending checkpoint is worth."""
+        pending = unit.pending
+        if pending is None:
+            return
+        held = await self._evaluator.measure(pending, peers)
+        if held is None:
+            self._surveyor.avoid(pending)
+        newest = pending.lineage[-1]
+        self._report("evaluated", unit=unit.unit, step=pending.step, counts=bool(held), by=newest.signer)
 
     async def _release(self, unit: ResolvedUnit) -> None:
         """Give a claim up at once, so that nobody waits for it to run out."""
@@ -197,7 +239,7 @@ class Contributor:
             self._failures = 0
         except RefusedCheckpointError as error:
             log.warning("%s", error)
-            self._evaluator.distrusted.add(str(parent.checkpoint))
+            self._evaluator.distrust(parent)
             await self._pause(1)
         except UnavailableError as error:
             self._wait_for(f"{unit} cannot be trained yet: {error}")
@@ -226,20 +268,40 @@ class Contributor:
         return grown
 
     async def _upkeep(self) -> None:
-        """Copy what this node should keep, and notice when a unit was lost to somebody else."""
+        """Copy what this node should keep, and notice when a unit was lost to somebody else.
+
+        The unit in training is looked at often, what is to be copied now and then, and nothing else.
+        """
+        mirrored_s = 0.0
         while True:
             try:
-                survey = await self._surveyor.look()
-                for unit in await self._mirror.round(survey.units, survey.peers):
-                    self._report("copied", unit=unit, step=survey.units[unit].step)
-                if self._session and self._lost(self._session.job.unit, survey):
-                    self._report("lost", unit=self._session.job.unit)
-                    self._session.stop()
+                if self._session:
+                    await self._watch(self._session)
+                if steady_s() - mirrored_s >= self._mirror_every_s * self._rng.uniform(0.8, 1.2):
+                    mirrored_s = steady_s()
+                    await self._copy_others()
             except ParisError as error:
                 log.warning("the network is not reachable, training goes on: %s", error)
             except Exception:
                 log.exception("upkeep failed and will be tried again, training goes on")
-            await asyncio.sleep(self._period_s)
+            await asyncio.sleep(self._period_s * self._rng.uniform(0.8, 1.2))
+
+    async def _watch(self, session: Session) -> None:
+        """Stop training a unit that somebody else holds first or has completed; measure what says so."""
+        unit = session.job.unit
+        survey = await self._surveyor.look([unit])
+        action = self._decide(survey)
+        if isinstance(action, Measure):
+            await self._measure(survey.units[unit], survey.peers)
+        elif (survey.units[unit].complete or isinstance(action, Withdraw)) and self._session is session:
+            self._report("lost", unit=unit)
+            session.stop()
+
+    async def _copy_others(self) -> None:
+        names = await peer_names(self._peer.library, self._run)
+        survey = await self._surveyor.look(self._mirror.kept(tuple(names)))
+        for unit in await self._mirror.round(survey.units, survey.peers):
+            self._report("copied", unit=unit, step=survey.units[unit].newest.step)
 
     async def _renew(self) -> None:
         """Keep this node's records alive, whatever else it waits for."""
@@ -247,15 +309,11 @@ class Contributor:
             await self._announcer.flush()
             await asyncio.sleep(self._period_s / 2)
 
-    def _lost(self, unit: str, survey: Survey) -> bool:
-        """Whether somebody else goes first on the unit in training, or has completed it."""
-        return survey.units[unit].complete or isinstance(self._decide(survey), Withdraw)
-
-    async def _survey(self) -> Survey | None:
+    async def _survey(self, units: Sequence[str] | None = None) -> Survey | None:
         """Look until the network answers; None if told to stop before it did."""
         while not self._stopping.is_set():
             try:
-                return await self._surveyor.look()
+                return await self._surveyor.look(units)
             except NetworkError as error:
                 self._wait_for(f"the network is not reachable: {error}")
                 await self._pause(self._period_s)
@@ -265,7 +323,15 @@ class Contributor:
     def _period_s(self) -> float:
         return max(1.0, min(30.0, self._genesis.lease.life_s / 5))
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, Job]) -> Job | None:
+    @property
+    def _idle_s(self) -> float:
+        return idle_s(self._genesis.lease) * self._rng.uniform(0.5, 1.0)
+
+    @property
+    def _mirror_every_s(self) -> float:
+        return min(MIRROR_EVERY_S, idle_s(self._genesis.lease))
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The result of something long, or None as soon as this node is told to stop."""
         task, stopped = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)

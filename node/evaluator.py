@@ -1,60 +1,111 @@
-"""Measuring other peers' checkpoints on hold-out data: only what this node has measured itself counts as progress."""
+"""Measuring other peers' checkpoints on hold-out data: only what was measured counts (`paris.protocol.progress`)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
-from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
-from paris.protocol.errors import ParisError
+from paris.node.announcer import Announcer
+from paris.node.session import Place, RefusedCheckpointError, Session, prepare_measurement
+from paris.protocol.errors import ParisError, RecordError
+from paris.protocol.limits import LIMITS
+from paris.protocol.progress import TOLERANCE_PERCENT, failing, nothing_micro
+from paris.protocol.records import Checkpoint, Verdict
 from paris.registry.resolve import ResolvedUnit
 
-MEASURED = "measured"
+MOST_REFUTED = 4
+"""Children of one checkpoint that may turn out to be garbage before unproven names are left unmeasured there: a flood
+of lies costs this node so many measurements, then it goes on from what it knows."""
 log = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Remembers which checkpoints hold what they claim.
+    """Remembers which checkpoints are as good as they claim, and says so in signed verdicts.
 
-    Contract: a checkpoint is measured once, in a child process. `trusted` and `distrusted` hold digests of checkpoints;
-    one that could not be measured is in neither and is tried again.
+    Contract: a checkpoint is measured once, in a child process, one at a time. One that could not be measured is
+    neither trusted nor distrusted.
+
+    Attributes:
+        trusted: Digests of checkpoints measured and found good.
+        distrusted: Digests of those found worse than claimed, worse than nothing, or impossible to build on.
+        proven: Signers of trusted checkpoints.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, announcer: Announcer) -> None:
+        self._place, self._announcer = place, announcer
         self.trusted: set[str] = set()
         self.distrusted: set[str] = set()
+        self.proven: set[str] = set()
+        self._refuted: Counter[tuple[str, str | None]] = Counter()
         self._one_at_a_time = asyncio.Lock()
 
-    async def measure(self, unit: ResolvedUnit, providers: Sequence[str]) -> bool:
-        """Return whether the unit's newest checkpoint is as good on hold-out data as its trainer claims."""
-        async with self._one_at_a_time:
-            return await self._measure(unit, providers)
-
-    async def _measure(self, unit: ResolvedUnit, providers: Sequence[str]) -> bool:
-        digest = unit.checkpoint
-        if digest is None or digest in self.trusted | self.distrusted:
-            return digest in self.trusted
-        claimed = unit.lineage[-1].holdout_loss_micro
-        if claimed is None:
-            self.distrusted.add(digest)
+    def judge(self, digest: str, checkpoint: Checkpoint) -> bool | None:
+        """Whether a checkpoint counts here; None where nobody knows. Own work counts (`paris.protocol.progress`)."""
+        if digest in self.distrusted:
             return False
+        return True if digest in self.trusted or checkpoint.signer == self._place.peer.peer_id else None
+
+    def worth_measuring(self, pending: ResolvedUnit) -> bool:
+        """Whether to spend a measurement on a unit's pending checkpoint."""
+        newest = pending.lineage[-1]
+        return newest.signer in self.proven or self._refuted[pending.unit, newest.parent] < MOST_REFUTED
+
+    def distrust(self, unit: ResolvedUnit) -> None:
+        """Never count, nor build on, a unit's newest checkpoint again."""
+        self.distrusted.add(str(unit.checkpoint))
+        self.trusted.discard(str(unit.checkpoint))
+        self._refuted[unit.unit, unit.lineage[-1].parent] += 1
+
+    async def measure(self, unit: ResolvedUnit, providers: Sequence[str]) -> bool | None:
+        """Whether the unit's newest checkpoint counts, measured now if it was not before; None: it could not be."""
+        async with self._one_at_a_time:
+            known = self.judge(str(unit.checkpoint), unit.lineage[-1])
+            return await self._measure(unit, providers) if known is None else known
+
+    async def _measure(self, unit: ResolvedUnit, providers: Sequence[str]) -> bool | None:
+        found: dict[str, Any] = {}
         try:
-            job = await prepare_job(self._place, unit, providers)
-            work = Path(job.work) / MEASURED
-            work.mkdir(exist_ok=True)
-            measuring = replace(job, work=str(work), evaluate=job.resume, resume=None, claimed_loss_micro=claimed)
-            async with aclosing(Session(measuring).events()) as events:
-                async for _event in events:
-                    pass
-            self.trusted.add(digest)
-        except RefusedCheckpointError as error:
+            job = await prepare_measurement(self._place, unit, providers)
+            async with aclosing(Session(job).events()) as events:
+                async for event in events:
+                    if event.kind == "measured":
+                        found = event.fields
+        except (RefusedCheckpointError, RecordError) as error:
             log.warning("%s", error)
-            self.distrusted.add(digest)
+            self.distrust(unit)
+            return False
         except ParisError as error:
             log.warning("could not measure %s, will try again: %s", unit.unit, error)
-        return digest in self.trusted
+            return None
+        return await self._conclude(unit, found) if found else None
+
+    async def _conclude(self, unit: ResolvedUnit, found: dict[str, Any]) -> bool:
+        newest = unit.lineage[-1]
+        clusters = len(self._place.genesis.clusters)
+        nothing = nothing_micro(unit.unit, clusters) or found["nothing_micro"]
+        measured, claimed = found["measured_loss_micro"], newest.holdout_loss_micro
+        reason = failing(claimed, measured, nothing, last=unit.complete)
+        if reason:
+            log.warning("%s at step %d by %s: %s", unit.unit, unit.step, newest.signer, reason)
+            self.distrust(unit)
+        else:
+            self.trusted.add(str(unit.checkpoint))
+            self.proven.add(newest.signer)
+            self._place.peer.swarm.book.proven.add(newest.signer)
+        fields = {
+            "unit": unit.unit,
+            "checkpoint": unit.checkpoint,
+            "step": unit.step,
+            "level": "evaluated",
+            "holds": reason is None,
+            "loss_micro": measured,
+            "tolerance_micro": (claimed or 0) * TOLERANCE_PERCENT // 100,
+            "samples": found["samples"],
+            "note": reason or "",
+        }
+        await self._announcer.keep("verdict", unit.unit, Verdict, LIMITS.life_s["verdict"], lambda: fields)
+        return reason is None

@@ -84,7 +84,6 @@ class Publisher:
         cluster = genesis.cluster(unit)
         names = [name for c in ([cluster] if cluster else genesis.clusters) for name in c.shards]
         store = self._place.peer.home.store
-        from_base = unit != "router" and parent.checkpoint is None
         return statement(
             run=self._place.run,
             unit=unit,
@@ -94,7 +93,7 @@ class Publisher:
             seed=genesis.recipe(unit).seed,
             manifest=manifest,
             parent=parent.checkpoint,
-            start=genesis.start.manifest if from_base else None,
+            start=None if parent.checkpoint else parent.start,
             shards=data_digests(store.get_bytes(genesis.data.manifest, LIMITS.blob_bytes), names),
             signer=self._place.peer.peer_id,
             versions=metrics["versions"],
@@ -103,6 +102,7 @@ class Publisher:
             finished_s=metrics["finished_s"],
             loss_trace_micro=[(step, loss) for step, loss in metrics["loss_trace_micro"]],
             holdout_loss_micro=metrics["holdout_loss_micro"],
+            internal={name: metrics[name] for name in ("begun_from",) if name in metrics},
         )
 
     def _forget_old_states(self, unit: ResolvedUnit) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from paris.node.jobs import Event, Job
 from paris.node.peer import Peer
-from paris.protocol.errors import ParisError, VerificationError
+from paris.protocol.errors import ParisError, UnavailableError, VerificationError
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import Genesis
 from paris.registry.atomic import remove_tree
@@ -20,7 +21,10 @@ from paris.registry.library import Progress
 from paris.registry.resolve import ResolvedUnit
 from paris.registry.weights import checkpoint_files, model_files, network_of
 
+log = logging.getLogger(__name__)
+
 STOP_GRACE_S = 60.0
+MEASURED = "measured"
 CHECKED_OUT = "checked-out"
 
 
@@ -44,42 +48,74 @@ async def prepare_job(
     """Fetch and verify everything a stretch of training needs, and write it down as a job.
 
     Training goes on from the unit's newest published checkpoint, else from the start the genesis names. A stranger's
-    checkpoint is to be measured first; one that claims no loss claims the impossible.
+    checkpoint is to be measured first; one that claims no loss claims the impossible. Where only the published weights
+    of a checkpoint survive, its full training state being nowhere to be had, the job is a warm start from them.
 
     Raises:
-        UnavailableError: shards or the parent's training state are nowhere to be had now.
+        UnavailableError: shards, or the parent's weights, are nowhere to be had now.
     """
-    genesis, unit, work = place.genesis, parent.unit, place.work(parent.unit)
-    _sweep(work)
-    cluster = genesis.cluster(unit)
-    clusters = [cluster] if cluster else list(genesis.clusters)
-    shards = [name for c in clusters for name in c.shards]
-    holdout = [name for c in clusters for name in c.holdout]
+    genesis, unit = place.genesis, parent.unit
     everyone = tuple(dict.fromkeys((*parent.providers, *providers)))
     fetch = partial(_checkout, place, everyone, progress)
+    job = await _data_job(place, parent, fetch, training=True)
+    _sweep(Path(job.work))
+    taken_over = bool(parent.lineage) and parent.lineage[-1].signer != place.peer.peer_id
+    claimed = (parent.lineage[-1].holdout_loss_micro or 0) if taken_over else None
+    if parent.manifest:
+        try:
+            state = await fetch(parent.manifest, lambda files: checkpoint_files(files, genesis, unit))
+            return replace(job, resume=str(state), claimed_loss_micro=claimed)
+        except UnavailableError as error:
+            log.warning("the training state of %s at step %d is lost: %s", unit, parent.step, error)
+        weights = await fetch(parent.manifest, lambda files: model_files(files, genesis, unit))
+        return replace(job, start=str(weights), claimed_loss_micro=claimed)
+    if parent.start:
+        start = await fetch(parent.start, lambda files: model_files(files, genesis, unit))
+        return replace(job, start=str(start))
+    return job
+
+
+async def prepare_measurement(place: Place, unit: ResolvedUnit, providers: Sequence[str]) -> Job:
+    """Fetch what measuring a unit's newest checkpoint needs: its published weights and the hold-out shards.
+
+    Raises:
+        UnavailableError: they are nowhere to be had now.
+    """
+    everyone = tuple(dict.fromkeys((*unit.providers, *providers)))
+    fetch = partial(_checkout, place, everyone, None)
+    job = await _data_job(place, unit, fetch, training=False)
+    weights = await fetch(str(unit.manifest), lambda files: model_files(files, place.genesis, unit.unit))
+    work = Path(job.work) / MEASURED
+    work.mkdir(exist_ok=True)
+    claimed = unit.lineage[-1].holdout_loss_micro
+    return replace(job, work=str(work), evaluate=str(weights), claimed_loss_micro=claimed)
+
+
+async def _data_job(place: Place, unit: ResolvedUnit, fetch: Callable[..., Awaitable[Path]], *, training: bool) -> Job:
+    """A job with its data laid out, and nothing to begin from yet; measuring needs the hold-out shards only."""
+    genesis, work = place.genesis, place.work(unit.unit)
+    work.mkdir(parents=True, exist_ok=True)
+    cluster = genesis.cluster(unit.unit)
+    clusters = [cluster] if cluster else list(genesis.clusters)
+    shards = [name for c in clusters for name in c.shards] if training else []
+    holdout = [name for c in clusters for name in c.holdout]
     names = {*shards, *holdout}
     data = await fetch(genesis.data.manifest, lambda files: files.select(lambda entry: entry.name in names))
     codec = genesis.codec.manifest and await fetch(genesis.codec.manifest)
-    resume, start = None, None
-    if parent.manifest:
-        resume = await fetch(parent.manifest, lambda files: checkpoint_files(files, genesis, unit))
-    elif unit != "router" and genesis.start.manifest:
-        start = await fetch(genesis.start.manifest, lambda files: model_files(files, genesis, unit))
-    taken_over = bool(parent.lineage) and parent.lineage[-1].signer != place.peer.peer_id
     return Job(
         run=place.run,
-        unit=unit,
-        network=dict(network_of(genesis, unit)[1]),
-        recipe=genesis.recipe(unit).model_dump(mode="json"),
+        unit=unit.unit,
+        network=dict(network_of(genesis, unit.unit)[1]),
+        recipe=genesis.recipe(unit.unit).model_dump(mode="json"),
         shards=tuple(str(data / name) for name in shards),
         holdout=tuple(str(data / name) for name in holdout),
         codec={"kind": genesis.codec.kind, "folder": str(codec) if codec else None},
         text=genesis.text.model_dump(mode="json"),
-        start=str(start) if start else None,
-        resume=str(resume) if resume else None,
-        resume_step=parent.step,
+        start=None,
+        resume=None,
+        resume_step=unit.step,
         evaluate=None,
-        claimed_loss_micro=(parent.lineage[-1].holdout_loss_micro or 0) if taken_over else None,
+        claimed_loss_micro=None,
         work=str(work),
         cache=str(place.peer.home.cache),
         threads=place.threads,
@@ -104,14 +140,13 @@ async def _checkout(
 
 
 def _sweep(work: Path) -> None:
-    """Make the folder, and remove what a killed child left half written."""
-    work.mkdir(parents=True, exist_ok=True)
+    """Remove what a killed child left half written."""
     for leftover in work.glob(".writing-*"):
         remove_tree(leftover)
 
 
 class RefusedCheckpointError(VerificationError):
-    """A stranger's checkpoint was measured and is worse than it claims."""
+    """A stranger's checkpoint cannot be loaded, or was measured and is worse than it claims."""
 
 
 class Session:

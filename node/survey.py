@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +12,9 @@ from paris.node.announcer import Announcer
 from paris.node.evaluator import Evaluator
 from paris.node.peer import now_s
 from paris.node.session import Place
-from paris.protocol.claims import UnitView, View, live, winner
-from paris.protocol.records import Claim, Genesis
+from paris.protocol.claims import Pending, UnitView, View, live, winner
+from paris.protocol.placement import watched
+from paris.protocol.records import Checkpoint, Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
 from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit, resolve
@@ -19,12 +22,17 @@ from paris.registry.resolve import ResolvedRun, ResolvedUnit, resolve
 AVOID_S = 120
 
 
+def steady_s() -> float:
+    """Seconds by a clock that never goes back: a jump of the wall clock lengthens no squatter's deadline."""
+    return time.monotonic()
+
+
 @dataclass(frozen=True)
 class Survey:
     """One look at a run.
 
     Attributes:
-        resolved: Every unit's best verified lineage.
+        resolved: The units looked at, each with the lineage that carries it.
         claims: Live claims by unit.
         names: What peers call themselves, by peer id; its keys are the peers that announced themselves.
         view: The same as the claim rules see it.
@@ -37,7 +45,7 @@ class Survey:
 
     @property
     def units(self) -> dict[str, ResolvedUnit]:
-        """Every unit's best verified lineage."""
+        """The units looked at."""
         return self.resolved.units
 
     @property
@@ -46,77 +54,113 @@ class Survey:
         return tuple(self.names)
 
     @property
-    def complete(self) -> bool:
-        """Whether every unit is trained to its end."""
-        return self.resolved.complete
+    def claimed_complete(self) -> bool:
+        """Whether every unit looked at is trained to its end, as measured or claimed."""
+        return all(unit.newest.complete for unit in self.units.values())
 
 
 async def look(
-    library: Library, run: str, genesis: Genesis, distrusted: frozenset[str] = frozenset()
+    library: Library, run: str, genesis: Genesis
 ) -> tuple[ResolvedRun, dict[str, tuple[Claim, ...]], dict[str, str]]:
-    """Read every record of a run and verify what it points to: lineages, live claims, peers' names."""
+    """Read every record of a run and verify what it points to: lineages, claims, peers' names. Measures nothing."""
+    names = await peer_names(library, run)
+    resolved = await resolve(library, run, tuple(names))
+    return resolved, await claims_of(library, run, genesis.units()), names
+
+
+async def peer_names(library: Library, run: str) -> dict[str, str]:
+    """What the peers that announced themselves for a run call themselves, by peer id."""
     announced = [r for r in await library.records("peer", run) if isinstance(r, PeerRecord)]
-    names = {r.signer: r.agent.partition(" ")[2] for r in announced}
-    resolved = await resolve(library, run, tuple(names), distrusted)
-    units = genesis.units()
+    return {r.signer: r.agent.partition(" ")[2] for r in announced}
+
+
+async def claims_of(library: Library, run: str, units: Sequence[str]) -> dict[str, tuple[Claim, ...]]:
+    """Every valid claim by unit."""
     found = await asyncio.gather(*(library.records("claim", run, unit) for unit in units))
-    claims = {
-        unit: tuple(r for r in records if isinstance(r, Claim)) for unit, records in zip(units, found, strict=True)
-    }
-    return resolved, claims, names
+    return {unit: tuple(r for r in records if isinstance(r, Claim)) for unit, records in zip(units, found, strict=True)}
 
 
 class Surveyor:
-    """Looks on behalf of a contributor: own claims count only while it stands behind them, contests are measured."""
+    """Looks on behalf of a contributor: own claims count only while it stands behind them.
+
+    Contract: one look reads the units this node watches, or the few it is asked about, and nothing else: ten thousand
+    idle peers must cost a network little (`paris.protocol.placement.watched`).
+
+    Attributes:
+        claimed_at_s: When this node first claimed the unit it holds, by `steady_s`.
+        fruitless: How many times in a row there was nothing to do.
+    """
 
     def __init__(self, place: Place, announcer: Announcer, evaluator: Evaluator) -> None:
         self._place, self._announcer, self._evaluator = place, announcer, evaluator
         self._since_s: dict[tuple[str, str | None], float] = {}
+        self._pending_since_s: dict[str, float] = {}
         self._avoided_until_s: dict[str, float] = {}
         self.claimed_at_s: float | None = None
+        self.fruitless = 0
 
     def avoid(self, unit: ResolvedUnit) -> None:
         """Leave out a checkpoint whose files nobody serves, for a while: an earlier one may be had."""
         if unit.checkpoint:
-            self._avoided_until_s[unit.checkpoint] = now_s() + AVOID_S
+            self._avoided_until_s[unit.checkpoint] = steady_s() + AVOID_S
 
-    async def look(self) -> Survey:
+    async def look(self, units: Sequence[str] | None = None) -> Survey:
         """Read the run anew.
+
+        Args:
+            units: The units to look at; None: those this node watches.
 
         Raises:
             NetworkError: the network does not answer.
         """
-        place = self._place
-        avoided = {digest for digest, until_s in self._avoided_until_s.items() if now_s() < until_s}
-        unusable = frozenset(self._evaluator.distrusted | avoided)
-        resolved, claims, names = await look(place.peer.library, place.run, place.genesis, unusable)
-        claims = {unit: tuple(c for c in live(found, now_s()) if self._counts(c)) for unit, found in claims.items()}
-        views = [await self._view(resolved.units[unit], found, tuple(names)) for unit, found in claims.items()]
-        return Survey(resolved, claims, names, View(tuple(views), place.genesis.lease, self.claimed_at_s))
+        place, library = self._place, self._place.peer.library
+        names = await peer_names(library, place.run)
+        if units is None:
+            peers = len({*names, place.peer.peer_id})
+            units = watched(place.run, place.peer.peer_id, place.genesis.units(), peers)
+        proven = self._evaluator.proven
+        resolved = await resolve(library, place.run, tuple(names), self._judge, units=units, proven=proven)
+        found = await claims_of(library, place.run, tuple(resolved.units))
+        claims = {unit: tuple(c for c in live(all_, now_s()) if self._counts(c)) for unit, all_ in found.items()}
+        views = tuple(self._view(resolved, unit, claims[unit.unit]) for unit in resolved.units.values())
+        view = View(place.run, views, place.genesis.lease, self.claimed_at_s, self.fruitless)
+        return Survey(resolved, claims, names, view)
+
+    def _judge(self, digest: str, checkpoint: Checkpoint) -> bool | None:
+        avoided = steady_s() < self._avoided_until_s.get(digest, 0.0)
+        return False if avoided else self._evaluator.judge(digest, checkpoint)
 
     def _counts(self, claim: Claim) -> bool:
         """A claim of our own from before a restart, or one given up, binds nobody here."""
         return claim.signer != self._place.peer.peer_id or self._announcer.standing("claim", claim.unit)
 
-    async def _view(self, unit: ResolvedUnit, claims: tuple[Claim, ...], peers: tuple[str, ...]) -> UnitView:
+    def _view(self, resolved: ResolvedRun, unit: ResolvedUnit, claims: tuple[Claim, ...]) -> UnitView:
         signers = {claim.signer for claim in claims}
-        trainer = unit.lineage[-1].signer if unit.lineage else None
-        progressed = trainer in signers and await self._measured(unit, str(trainer), signers, peers)
+        since_s = self._since_s.setdefault((unit.unit, unit.checkpoint), steady_s()) if claims else steady_s()
         return UnitView(
             unit=unit.unit,
             target_step=unit.target_steps,
             step=unit.step,
             checkpoint=unit.checkpoint,
             claims=claims,
-            progressed=frozenset({str(trainer)} if progressed else ()),
-            blocked=False,
-            since_s=self._since_s.setdefault((unit.unit, unit.checkpoint), now_s()) if claims else now_s(),
+            progressed=frozenset(signers & set(unit.holders[-1:])),
+            blocked=self._blocked(resolved, unit),
+            since_s=since_s,
+            pending=self._pending(unit),
         )
 
-    async def _measured(self, unit: ResolvedUnit, trainer: str, signers: set[str], peers: tuple[str, ...]) -> bool:
-        """Whether the newest checkpoint counts as progress; measured only by those who compete with its trainer."""
-        me = self._place.peer.peer_id
-        return me not in signers - {trainer} or await self._evaluator.measure(unit, peers)
+    def _pending(self, unit: ResolvedUnit) -> Pending | None:
+        newest = unit.pending
+        if newest is None or newest.checkpoint is None or not self._evaluator.worth_measuring(newest):
+            return None
+        since_s = self._pending_since_s.setdefault(newest.checkpoint, steady_s())
+        return Pending(newest.checkpoint, newest.step, since_s)
+
+    def _blocked(self, resolved: ResolvedRun, unit: ResolvedUnit) -> bool:
+        """Whether what the unit starts from is still being trained."""
+        genesis = self._place.genesis
+        waits = genesis.start.kind == "base" and genesis.cluster(unit.unit) is not None
+        return waits and not resolved.units["base"].complete
 
 
 def rows(resolved: ResolvedRun, claims: dict[str, tuple[Claim, ...]], names: dict[str, str]) -> list[dict[str, Any]]:
@@ -140,6 +184,7 @@ def rows(resolved: ResolvedRun, claims: dict[str, tuple[Claim, ...]], names: dic
                 "published_step": unit.step,
                 "target": unit.target_steps,
                 "holdout_loss_micro": unit.lineage[-1].holdout_loss_micro if unit.lineage else None,
+                "evaluated": unit.evaluated,
                 "lease_s": max(0, claim.exp - now_s()) if claim else None,
                 "trained_by": list(unit.holders),
                 "copies": len(unit.providers),

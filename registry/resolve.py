@@ -1,25 +1,43 @@
-"""From a run key to a verified ensemble: the genesis, and of every unit the newest checkpoint whose whole chain holds.
+"""From a run key to a verified ensemble: the genesis, and of every unit the checkpoint that carries its lineage.
 
-Contract: nothing is returned that is not bound, link by link, to the run's digest. Peers can hide, never forge.
+Contract: nothing is returned that is not bound, link by link, to the run's digest. Peers can hide, never forge. What a
+checkpoint is worth is another question: `ResolvedUnit.evaluated` says whether the observer's own measurements (its
+`judge`), or enough admitted verdicts, stand behind it, or only its trainer's word.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from paris.protocol import strict_json
+from paris.protocol.credentials import authority
 from paris.protocol.errors import LineageError, ParisError, UnavailableError, VerificationError
 from paris.protocol.limits import LIMITS
 from paris.protocol.lineage import chain
-from paris.protocol.records import Checkpoint, Genesis, Record, Tip, open_checkpoint, open_genesis
+from paris.protocol.progress import Chain, Judge, agreed, nothing_micro, stale, standing
+from paris.protocol.records import Checkpoint, Genesis, Record, Tip, Verdict, open_checkpoint, open_genesis
 from paris.registry.library import Library
 from paris.registry.trainable import require_trainable
 
 
 @dataclass(frozen=True)
 class ResolvedUnit:
-    """One unit of a run: its verified lineage, oldest first, and who serves the newest checkpoint."""
+    """One unit of a run: its verified lineage, oldest first, and who serves the newest checkpoint.
+
+    Attributes:
+        unit: Its name.
+        target_steps: Steps the genesis asks for.
+        lineage: The chain that carries the unit for this observer.
+        digests: Digests of its checkpoints.
+        providers: Peers whose tips name the newest one; where there are none, one that was built on it.
+        refused: Why chains did not verify, as sentences.
+        start: Manifest of the weights a first checkpoint starts from; None: from nothing, or it is not known yet.
+        evaluated: Whether the newest checkpoint counts because somebody the observer believes measured it (or made it:
+            the observer itself); False: it is as its trainer claims.
+        pending: The unit as it would stand if what nobody measured held; only for observers that measure.
+    """
 
     unit: str
     target_steps: int
@@ -27,6 +45,14 @@ class ResolvedUnit:
     digests: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    start: str | None = None
+    evaluated: bool = False
+    pending: ResolvedUnit | None = None
+
+    @property
+    def newest(self) -> ResolvedUnit:
+        """The unit as claimed, where a claim goes beyond what counts: what is worth keeping a copy of."""
+        return self.pending or self
 
     @property
     def step(self) -> int:
@@ -107,81 +133,162 @@ async def load_genesis(
 
 
 async def resolve(
-    library: Library, run: str, providers: tuple[str, ...] = (), distrusted: frozenset[str] = frozenset()
+    library: Library,
+    run: str,
+    providers: tuple[str, ...] = (),
+    judge: Judge | None = None,
+    *,
+    units: Sequence[str] | None = None,
+    proven: Collection[str] = (),
 ) -> ResolvedRun:
-    """Return the run with every unit's best verified lineage.
+    """Return the run with every unit's lineage as this observer sees it.
 
     Args:
         library: Where records and blobs come from.
         run: The run's digest.
         providers: Peers to ask for what no tip names a provider of.
-        distrusted: Checkpoints this observer measured and found worse than they claim.
+        judge: What the observer measured itself; None: it measures nothing and takes checkpoints as they are claimed,
+            where admitted verdicts do not say otherwise.
+        units: The units to look at; None: all.
+        proven: Signers whose work counted before: theirs is measured first.
     """
     genesis = await load_genesis(library, run, providers)
-    units = await asyncio.gather(
-        *(resolve_unit(library, run, genesis, unit, providers, distrusted) for unit in genesis.units())
-    )
-    return ResolvedRun(run, genesis, {unit.unit: unit for unit in units})
+    look = _Look(library, run, genesis, providers, judge, frozenset(proven))
+    wanted = genesis.units() if units is None else tuple(units)
+    found: dict[str, ResolvedUnit] = {}
+    if "base" in genesis.units():
+        found["base"] = await look.unit("base")
+    others = [unit for unit in wanted if unit != "base"]
+    found |= {unit.unit: unit for unit in await asyncio.gather(*map(look.unit, others))}
+    return ResolvedRun(run, genesis, {unit: found[unit] for unit in genesis.units() if unit in found})
 
 
-async def resolve_unit(
-    library: Library,
-    run: str,
-    genesis: Genesis,
-    unit: str,
-    providers: tuple[str, ...] = (),
-    distrusted: frozenset[str] = frozenset(),
-) -> ResolvedUnit:
-    """Return the unit's best lineage: most steps among the chains that verify; equal steps go to the lowest digest.
+@dataclass
+class _Look:
+    """One observer's look at a run; the base comes first, because clusters may start from it."""
 
-    A chain that ends in distrusted checkpoints is cut back to the newest one that is not.
-    """
-    tips = [record for record in await library.records("tip", run, unit) if isinstance(record, Tip)]
-    refused: list[str] = []
-    candidates = []
-    for digest, step in sorted({(tip.checkpoint, tip.step) for tip in tips}):
-        serving = tuple(tip.signer for tip in tips if tip.checkpoint == digest)
-        try:
-            chained = await _verified_chain(library, run, genesis, unit, digest, (*serving, *providers))
-            if chained[0][-1].to_step != step:
-                raise LineageError(f"the tip says step {step}, the checkpoint {chained[0][-1].to_step}")
-        except (VerificationError, UnavailableError) as error:
-            refused.append(f"{digest[:19]}… at step {step}: {error}")
-            continue
-        lineage, digests = _cut_back(*chained, distrusted)
-        candidates.append(ResolvedUnit(unit, genesis.target_steps(unit), lineage, digests, serving))
-    best = min(
-        candidates, key=lambda c: (-c.step, c.digests[-1:]), default=ResolvedUnit(unit, genesis.target_steps(unit))
-    )
-    return replace(best, refused=tuple(refused))
+    library: Library
+    run: str
+    genesis: Genesis
+    providers: tuple[str, ...]
+    judge: Judge | None
+    proven: frozenset[str]
+    bases: frozenset[str] = frozenset()
+    base: str | None = None
 
+    async def unit(self, unit: str) -> ResolvedUnit:
+        """Weigh every chain of a unit that verifies."""
+        tips = [record for record in await self.library.records("tip", self.run, unit) if isinstance(record, Tip)]
+        chains, refused = await self._chains(unit, tips)
+        judge = await self._with_verdicts(unit, self.judge or _nothing_measured)
+        nothing = nothing_micro(unit, len(self.genesis.clusters))
+        weighed = standing(chains, judge, nothing, self.proven.__contains__)
+        counted = self._resolved(unit, weighed.counted, chains, tips, judge, refused)
+        pending = None
+        if weighed.pending:
+            pending = self._resolved(unit, weighed.pending, chains, tips, judge, refused)
+        if unit == "base":
+            self._begin(chains, pending if pending and self.judge is None else counted)
+        if self.judge is None:
+            return pending or counted
+        return replace(counted, pending=pending)
 
-def _cut_back(
-    lineage: tuple[Checkpoint, ...], digests: tuple[str, ...], distrusted: frozenset[str]
-) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
-    kept = next((i for i, digest in enumerate(digests) if digest in distrusted), len(digests))
-    return lineage[:kept], digests[:kept]
-
-
-async def _verified_chain(
-    library: Library, run: str, genesis: Genesis, unit: str, tip: str, providers: tuple[str, ...]
-) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
-    """Fetch a checkpoint and its ancestors, then let the rules of `paris.protocol.lineage` judge the whole chain."""
-    found: dict[str, bytes] = {}
-    digests: list[str] = []
-    cursor: str | None = tip
-    while cursor is not None:
-        if len(found) >= LIMITS.lineage_checkpoints or cursor in found:
-            raise LineageError(f"the lineage of {tip[:19]}… is circular, or too long to follow")
-        found[cursor] = await library.blob(cursor, providers)
-        digests.append(cursor)
-        cursor = open_checkpoint(found[cursor]).parent
-    lineage = chain(tip, found.get, genesis, run)
-    if lineage[-1].unit != unit:
-        raise LineageError(
-            f"a tip of {unit} names a checkpoint of {lineage[-1].unit}", "its signer is mistaken or lies"
+    def _resolved(
+        self,
+        unit: str,
+        chosen: Chain,
+        chains: list[Chain],
+        tips: list[Tip],
+        judge: Judge,
+        refused: tuple[str, ...],
+    ) -> ResolvedUnit:
+        exact = [tip.signer for tip in tips if tip.checkpoint == chosen.tip]
+        later = {chain.tip for chain in chains if chosen.tip in chain.digests}
+        serving = exact or [tip.signer for tip in tips if tip.checkpoint in later]
+        counts = bool(chosen.lineage) and judge(chosen.digests[-1], chosen.lineage[-1]) is True
+        return ResolvedUnit(
+            unit,
+            self.genesis.target_steps(unit),
+            chosen.lineage,
+            chosen.digests,
+            tuple(serving) if chosen.lineage else (),
+            refused,
+            self._start(unit),
+            counts,
         )
-    return lineage, tuple(reversed(digests))
+
+    def _start(self, unit: str) -> str | None:
+        if self.genesis.cluster(unit) is None:
+            return None
+        return self.base if self.genesis.start.kind == "base" else self.genesis.start.manifest
+
+    def _begin(self, chains: list[Chain], base: ResolvedUnit) -> None:
+        """Let clusters start from the base: from the one that carries, or as others did, from any that is complete."""
+        target = base.target_steps
+        self.bases = frozenset(chain.lineage[-1].manifest for chain in chains if chain.step >= target)
+        self.base = base.manifest if base.complete else None
+
+    async def _chains(self, unit: str, tips: list[Tip]) -> tuple[list[Chain], tuple[str, ...]]:
+        chains, refused = [], []
+        for digest, step in sorted({(tip.checkpoint, tip.step) for tip in tips}):
+            serving = tuple(tip.signer for tip in tips if tip.checkpoint == digest)
+            try:
+                chained = await self._verified(unit, digest, (*serving, *self.providers))
+                if chained.step != step:
+                    raise LineageError(f"the tip says step {step}, the checkpoint {chained.step}")
+            except (VerificationError, UnavailableError) as error:
+                refused.append(f"{digest[:19]}… at step {step}: {error}")
+                continue
+            chains.append(chained)
+        return chains, tuple(refused)
+
+    async def _verified(self, unit: str, tip: str, providers: tuple[str, ...]) -> Chain:
+        """Fetch a checkpoint and its ancestors, then let the rules of `paris.protocol.lineage` judge the chain."""
+        found: dict[str, bytes] = {}
+        digests: list[str] = []
+        cursor: str | None = tip
+        while cursor is not None:
+            if len(found) >= LIMITS.lineage_checkpoints or cursor in found:
+                raise LineageError(f"the lineage of {tip[:19]}… is circular, or too long to follow")
+            found[cursor] = await self.library.blob(cursor, providers)
+            digests.append(cursor)
+            cursor = open_checkpoint(found[cursor]).parent
+        lineage = chain(tip, found.get, self.genesis, self.run, bases=self.bases)
+        if lineage[-1].unit != unit:
+            raise LineageError(
+                f"a tip of {unit} names a checkpoint of {lineage[-1].unit}", "its signer is mistaken or lies"
+            )
+        if late := stale(lineage):
+            why = f"its fence is {late.fence}, and {late.signer} had claimed anew before that"
+            raise LineageError(f"the checkpoint at step {late.to_step} was made under a lease that was replaced", why)
+        return Chain(lineage, tuple(reversed(digests)))
+
+    async def _with_verdicts(self, unit: str, judge: Judge) -> Judge:
+        """The observer's own judgement; where it has none and the run lists who is admitted, theirs."""
+        genesis = self.genesis
+        if genesis.admission.policy != "list":
+            return judge
+        found = await self.library.records("verdict", self.run, unit)
+        voices = [(self._name(v), v) for v in found if isinstance(v, Verdict)]
+
+        def with_verdicts(digest: str, checkpoint: Checkpoint) -> bool | None:
+            own = judge(digest, checkpoint)
+            if own is not None:
+                return own
+            credentials, at_s = checkpoint.credentials, checkpoint.finished_s
+            trainer = authority(checkpoint.signer, credentials, self.run, at_s, genesis.curators).name
+            return agreed(voices, digest, trainer, genesis.admission)
+
+        return with_verdicts
+
+    def _name(self, verdict: Verdict) -> str:
+        """Under which name a verdict's signer acts: two keys of one contributor are one voice."""
+        credentials = [strict_json.dumps(credential) for credential in verdict.credentials]
+        return authority(verdict.signer, credentials, self.run, verdict.iat, self.genesis.curators).name
+
+
+def _nothing_measured(_digest: str, _checkpoint: Checkpoint) -> bool | None:
+    return None
 
 
 async def known_peers(library: Library, run: str) -> tuple[Record, ...]:
