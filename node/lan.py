@@ -26,6 +26,7 @@ LOOK_S = 2.0
 _ANSWER_MS = 1000
 _RUN_DIGITS = 16
 _LOOPBACK = "/ip4/127."
+_NOWHERE = "127.0.0.1"  # the format wants an address; a node that announces names only says where it is in TXT
 
 
 async def look(run: str, listen: str, own: str = "", limit_s: float = LOOK_S) -> tuple[str, ...]:
@@ -64,7 +65,15 @@ async def beacon(run: str, peer_id: str, addrs: Sequence[str], listen: str) -> A
     places = sorted(addrs, key=lambda text: text.startswith(_LOOPBACK))[:MOST_PLACES]
     said = {"run": _digits(run)} | {f"addr{number or ''}": place for number, place in enumerate(places)}
     port = int(places[0].partition("/tcp/")[2].partition("/")[0])
-    info = ServiceInfo(SERVICE, f"{peer_id}.{SERVICE}", port=port, properties=said, server=f"{peer_id}.local.")
+    hosts = [place.split("/")[2] for place in places if place.startswith("/ip")]
+    info = ServiceInfo(
+        SERVICE,
+        f"{peer_id}.{SERVICE}",
+        port=port,
+        properties=said,
+        server=f"{peer_id}.local.",
+        parsed_addresses=hosts or [_NOWHERE],
+    )
     async with contextlib.AsyncExitStack() as stack:
         try:
             zeroconf = await stack.enter_async_context(_multicast(listen))

@@ -14,7 +14,7 @@ from typing import Any
 
 from paris.protocol.errors import NetworkError, UsageError
 from paris.protocol.identity import public_key_of
-from paris.protocol.transport.libp2p import P2P, ControlFailure, Multiaddr, P2PDaemonError, PeerID
+from paris.protocol.transport.libp2p import P2P, ControlFailure, Multiaddr, P2PDaemonError, PeerID, connect
 
 More = Callable[[], Awaitable[Sequence[str]]]
 """Names further addresses, where it takes a while to find them."""
@@ -200,7 +200,7 @@ async def meet(p2p: P2P, addresses: Sequence[str]) -> list[Dial]:
         transport = parse_address(address.partition("/p2p/")[0])
         try:
             async with room, asyncio.timeout(CONNECT_TIMEOUT_S):
-                await p2p._client.connect(peer, [transport])  # noqa: SLF001 - P2P offers no connect
+                await connect(p2p, peer, transport)
         except TimeoutError:
             return Dial(address, f"no answer in {CONNECT_TIMEOUT_S:g} s")
         except (ControlFailure, OSError) as error:

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,6 +53,7 @@ from paris.protocol.validation import Received, RunRules, check_record
 logger = logging.getLogger(__name__)
 
 REPLICAS = 10
+_MEETING_S = 60.0  # further addresses may have to be found first
 
 
 class Swarm:
@@ -130,7 +132,7 @@ class Swarm:
         swarm = cls(p2p, node, guard, client_mode=client_mode)
         swarm._journal = journal
         try:
-            met = await swarm._meet(first_contact(p2p, bootstrap, more))
+            met = await swarm._meet(partial(first_contact, p2p, bootstrap, more))
         except BaseException:
             await swarm.close()
             raise
@@ -161,12 +163,14 @@ class Swarm:
         Raises:
             NetworkError: Our own daemon does not answer.
         """
-        return await self._meet(meet(self.p2p, addresses))
+        return await self._meet(partial(meet, self.p2p, addresses))
 
-    async def _meet(self, meeting: Awaitable[list[Dial]]) -> list[Dial]:
+    async def _meet(self, meeting: Callable[[], Awaitable[list[Dial]]]) -> list[Dial]:
         """Take those that answer for neighbours in the DHT, whatever their clocks say."""
-        dials = await meeting
-        async with self._bounded("the network could not be joined"):
+        what = "the network could not be joined"
+        async with bounded(self.p2p, what, _MEETING_S):
+            dials = await meeting()
+        async with self._bounded(what):
             greeted = await asyncio.gather(*map(self._greet, dials))
             if any(dial.answered for dial in greeted):
                 await self._node.find_nearest_nodes([self._node.node_id])
@@ -254,6 +258,21 @@ class Swarm:
         found = await self._read(record_key(kind, run, slot))
         honest = [received for received in found if not self._guard.book.equivocation(received)]
         return sorted((received.record for received in honest), key=lambda record: record.signer)
+
+    async def envelopes(self, kind: str, run: str, slot: str = "") -> list[bytes]:
+        """What this node can show others of a slot: signed envelopes from the DHT and from its own memory.
+
+        Args:
+            kind: Record kind.
+            run: Run id.
+            slot: A unit; empty for `peer` and `head`.
+
+        Raises:
+            NetworkError: Our own daemon does not answer.
+        """
+        key = record_key(kind, run, slot)
+        await self._read(key)
+        return [received.envelope for received in self.book.slot(key, time.time())]
 
     def reachable_peers(self) -> int:
         """How many other DHT nodes this node knows and believes alive."""

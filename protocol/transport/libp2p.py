@@ -44,6 +44,7 @@ __all__ = [
     "P2PDaemonError",
     "PeerID",
     "RecordValidatorBase",
+    "connect",
     "connected_peers",
     "open_stream",
     "ping_request",
@@ -59,6 +60,17 @@ async def open_stream(p2p: P2P, peer: PeerID, protocol: str) -> tuple[asyncio.St
     wanted = p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[protocol])
     _, reader, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=wanted))
     return reader, writer
+
+
+async def connect(p2p: P2P, peer: PeerID, *places: Multiaddr) -> None:
+    """Connect to a peer at one of its places, or, without any, wherever the network finds it.
+
+    Raises:
+        ControlFailure: It is not reached.
+    """
+    wanted = p2pd_pb2.ConnectRequest(peer=peer.to_bytes(), addrs=[place.to_bytes() for place in places])
+    _, _, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=wanted))
+    writer.close()
 
 
 async def connected_peers(p2p: P2P) -> list[PeerID]:

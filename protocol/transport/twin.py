@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from paris.protocol.errors import UsageError
 from paris.protocol.transport.daemon import IDLE_TIMEOUT_S, Dial, More, first_contact, start_daemon, stop_daemon
-from paris.protocol.transport.libp2p import P2P, ControlFailure, PeerID
+from paris.protocol.transport.libp2p import P2P, ControlFailure, PeerID, connect
 
 _ORPHAN_S = IDLE_TIMEOUT_S + 5.0  # a killed node's daemon answers for it until its idle timeout
 _POLL_S = 1.0
@@ -55,6 +55,6 @@ async def _answers(visitor: P2P, peer_id: str) -> bool:
         if attempt:
             await asyncio.sleep(_POLL_S)
         with contextlib.suppress(ControlFailure):
-            await visitor._client.connect(PeerID.from_base58(peer_id), [])  # noqa: SLF001 - P2P offers no connect
+            await connect(visitor, PeerID.from_base58(peer_id))
             return True
     return False

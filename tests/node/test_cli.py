@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import stat
 import subprocess
 import sys
@@ -16,19 +18,24 @@ from rich.table import Table
 from typer.testing import CliRunner, Result
 
 from paris.models.presets import PRESETS
+from paris.node.bootstrap import Source, Tried
 from paris.node.cli.app import app
 from paris.node.cli.audit import print_report
 from paris.node.cli.generate import ensemble_folder
 from paris.node.cli.run import default_name
 from paris.node.cli.status import units_table
 from paris.node.console import printable
+from paris.node.doctor import _network, addresses_finding, clock_finding, exit_code, source_finding
 from paris.node.home import Home
 from paris.node.settings import Settings
 from paris.protocol.errors import NetworkError
 from paris.protocol.genesis import Codec, RunName
+from paris.protocol.transport.clock import Skew
+from paris.protocol.transport.daemon import Dial
 from paris.registry.audit import Audit, Check, UnitAudit
 
 DEAD_PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDqXSWvV53X4Brd2tAHvnTt2wppht6DjoEJQFmbvVNsub"
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 RUN = "paris://" + "0" * 64
 
 
@@ -215,6 +222,77 @@ class TestDoctor:
         result = invoke("doctor", RUN, "--home", tmp_path, "--listen", "/ip4/127.0.0.1/tcp/0", "--json")
         assert result.exit_code == 4, result.output
         assert "this key names no peers" in result.stdout
+
+    def test_every_source_has_a_line_of_its_own_and_says_why(self, tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_text(f'peers = ["{DEAD_PEER}"]\n')
+        key = f"{RUN}?hub=team/run"
+        peer = DEAD_PEER.replace("/tcp/9/", "/tcp/10/")
+        given = ("--peer", peer, "--home", tmp_path, "--listen", LOOPBACK)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            result = invoke("doctor", key, *given, "--json")
+        assert result.exit_code == 4, result.output
+        found = {finding["what"]: finding for finding in json.loads(result.stdout)}
+        assert found["--peer"]["verdict"] == found["settings"]["verdict"] == "warning"
+        assert "refused" in found["--peer"]["detail"]
+        assert found["run key"] == {"what": "run key", "verdict": "ok", "detail": "names nobody", "cure": ""}
+        assert "switched off here" in found["Hub team/run/peers.json"]["detail"]
+        assert found["addresses"]["verdict"] == "warning"
+        assert "only this machine can reach it (127.0.0.1)" in found["addresses"]["detail"]
+        assert "none of the 2 known peers answered" in found["network"]["detail"]
+
+    def test_it_never_hangs_and_tells_what_it_found_by_then(self, tmp_path: Path) -> None:
+        """A peer that takes connections and says nothing is given up after the limit."""
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            peer = DEAD_PEER.replace("/tcp/9/", f"/tcp/{mute.getsockname()[1]}/")
+            settings = Settings.load({}, home=tmp_path, peers=[peer], listen=LOOPBACK, lan=False)
+            findings = asyncio.run(_network(settings, None, limit_s=1.0))
+        assert [finding.what for finding in findings] == ["daemon", "addresses", "network"]
+        assert "did not end in 1 s" in findings[-1].detail
+
+    def test_a_key_others_could_read_is_told_once(self, tmp_path: Path) -> None:
+        Home(tmp_path).identity()
+        (tmp_path / "identity.key").chmod(0o644)
+        verdicts = []
+        for _ in range(2):
+            result = invoke("doctor", "--home", tmp_path, "--listen", LOOPBACK, "--json")
+            verdicts += [finding["verdict"] for finding in json.loads(result.stdout) if finding["what"] == "key"]
+        assert verdicts == ["warning", "ok"]
+
+    @pytest.mark.parametrize(
+        ("addresses", "announce", "verdict", "said"),
+        [
+            ([], (), "warning", "only this machine can reach it (no address)"),
+            (["/ip4/127.0.0.1/tcp/1"], (), "warning", "only this machine"),
+            (["/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.7/tcp/1"], (), "warning", "only private addresses"),
+            (["/ip6/fe80::1/tcp/1"], (), "warning", "only private addresses"),
+            (["/ip4/10.0.0.1/tcp/1", "/ip4/9.9.9.9/tcp/1"], (), "ok", "cannot be seen from here"),
+            (["/dns4/node.example/tcp/1"], (), "ok", "cannot be seen from here"),
+            (["/ip4/10.0.0.1/tcp/1"], ("/ip4/9.9.9.9/tcp/1",), "ok", "announces /ip4/9.9.9.9/tcp/1"),
+        ],
+    )
+    def test_what_addresses_tell_about_who_can_call(
+        self, addresses: list[str], announce: tuple[str, ...], verdict: str, said: str
+    ) -> None:
+        finding = addresses_finding(addresses, Settings(announce=announce))
+        assert finding.verdict == verdict
+        assert said in finding.detail
+
+    @pytest.mark.parametrize(
+        ("skew", "verdict"),
+        [(Skew(1.0, 3), "ok"), (Skew(-11.0, 3), "warning"), (Skew(121.0, 3), "problem"), (None, "warning")],
+    )
+    def test_a_clock_is_judged_and_cured(self, skew: Skew | None, verdict: str) -> None:
+        finding = clock_finding(skew)
+        assert finding.verdict == verdict
+        assert bool(finding.cure) is (verdict != "ok")
+        assert exit_code([finding]) == (5 if verdict == "problem" else 0)
+
+    def test_a_source_is_ok_where_one_of_its_peers_answers(self) -> None:
+        source = Source("run key", ("/a", "/b"))
+        tried = Tried((source,), (Dial("/a"), Dial("/b", "refused"), Dial("/c", "refused")), 1.0)
+        finding = source_finding(source, tried)
+        assert (finding.verdict, finding.detail) == ("ok", "1 of 2 answer; /b refused")
 
     def test_it_examines_beside_a_running_node_of_the_same_home(self, tmp_path: Path) -> None:
         with Home(tmp_path).locked():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +53,61 @@ def test_kill_9_leaves_no_lock_behind(tmp_path: Path) -> None:
         pass
 
 
+class TestKeyFile:
+    @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o777])
+    def test_a_key_that_others_can_read_is_closed_to_them_and_told(
+        self, mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        name = Home(tmp_path).identity().peer_id
+        (tmp_path / "identity.key").chmod(mode)
+        with caplog.at_level(logging.WARNING):
+            assert Home(tmp_path).identity().peer_id == name
+        assert stat.S_IMODE((tmp_path / "identity.key").stat().st_mode) == 0o600
+        assert f"mode {mode:o}" in caplog.text
+        caplog.clear()
+        Home(tmp_path).identity()
+        assert not caplog.text
+
+    def test_a_key_that_cannot_be_closed_is_refused_in_words(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file system without permissions takes a chmod and forgets it; somebody else's file takes none."""
+        Home(tmp_path).identity()
+        (tmp_path / "identity.key").chmod(0o644)
+
+        def refuse(*_: object) -> None:
+            raise PermissionError
+
+        for chmod in (lambda *_: None, refuse):
+            monkeypatch.setattr(Path, "chmod", chmod)
+            with pytest.raises(UsageError, match="others on this machine can read") as caught:
+                Home(tmp_path).identity()
+            assert "644" in caught.value.why
+            assert "--home" in caught.value.hint
+
+
 class TestSettings:
+    def test_peers_of_the_command_line_come_first_and_add_to_those_set_for_good(self, tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_text(f'peers = ["/a{PEER}", "/b{PEER}"]\n')
+        settings = Settings.load({}, home=tmp_path, peers=["/c" + PEER, "/a" + PEER])
+        assert settings.peers == ("/c" + PEER, "/a" + PEER, "/b" + PEER)
+        assert settings.asked_peers == ("/c" + PEER, "/a" + PEER)
+        assert Settings.load({}, home=tmp_path).asked_peers == ()
+
+    @pytest.mark.parametrize(("value", "lan"), [("false", False), ("0", False), ("Off", False), ("true", True)])
+    def test_the_local_network_can_be_switched_off(self, value: str, lan: bool, tmp_path: Path) -> None:
+        assert Settings.load({"PARIS_LAN": value}, home=tmp_path).lan is lan
+        (tmp_path / "config.toml").write_text("lan = false\n")
+        assert Settings.load({}, home=tmp_path).lan is False
+
+    @pytest.mark.parametrize(
+        "line", ['lan = "maybe"', "lan = 2", 'hub = "name"', "hub = 5", 'hub = "a/b/c"', 'asked_peers = ["x"]']
+    )
+    def test_a_switch_or_a_repository_that_is_none_is_named(self, line: str, tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_text(line + "\n")
+        with pytest.raises(UsageError):
+            Settings.load({}, home=tmp_path)
+
     def test_flags_beat_environment_beats_file_beats_default(self, tmp_path: Path) -> None:
         (tmp_path / "config.toml").write_text('name = "file"\nthreads = 3\nlisten = "/ip4/127.0.0.1/tcp/1"\n')
         environ = {"PARIS_HOME": str(tmp_path), "PARIS_NAME": "environment", "PARIS_THREADS": "4"}

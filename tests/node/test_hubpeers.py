@@ -7,15 +7,13 @@ import gzip
 import json
 import os
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_support import PATH, Hub, point_at
 from node_support import COMMAND, LOOPBACK
 
 from paris.node.hubpeers import FILE_BYTES, MOST_RECORDS, peers_file, peers_in, read_peers
@@ -29,7 +27,6 @@ from paris.registry.runkey import RunKey
 
 NOW_S = int(time.time())
 RUN = "sha256:" + "ab" * 32
-PATH = "/team/run/resolve/main/peers.json"
 
 
 def person(number: int) -> Identity:
@@ -47,67 +44,6 @@ def record(number: int, **changes: Any) -> bytes:
         "agent": "paris-node/0", "abilities": (),
     }  # fmt: skip
     return sign("peer", PeerRecord(**(fields | changes)), who)
-
-
-class Hub(ThreadingHTTPServer):
-    """A Hub with one repository, whose answers a test chooses."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.status, self.body, self.headers = 200, b"", {}
-        self.endless = self.silent = False
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.over = threading.Event()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has seen enough hangs up."""
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_GET(self) -> None:
-        hub = self.server
-        hub.asked.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
-        if hub.silent:
-            hub.over.wait()
-            return
-        self.send_response(hub.status if self.path == PATH else 404)
-        for key, value in hub.headers.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(hub.body)
-        while hub.endless and not hub.over.is_set():
-            self.wfile.write(b" " * 65536)
-
-    def log_message(self, *_: Any) -> None:
-        """Tests are quiet."""
-
-
-def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does when the Hub's client is imported."""
-    form = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", form)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    server = Hub()
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    serving.start()
-    point_at(server.endpoint, monkeypatch)
-    yield server
-    server.over.set()
-    server.shutdown()
-    serving.join()
-    server.server_close()
 
 
 def read(limit_s: float = 30.0, repository: str = "team/run") -> tuple[str, ...]:
@@ -201,7 +137,8 @@ def claim() -> bytes:
     "records",
     [
         [], [forged()], [record(1, iat=NOW_S - 900, exp=NOW_S - 1)], [record(1, iat=NOW_S + 500, exp=NOW_S + 900)],
-        [record(1, run="sha256:" + "cd" * 32)], [record(1, addrs=(place(2),))], [record(1, addrs=())], [claim()], [b"{}"],
+        [record(1, run="sha256:" + "cd" * 32)], [record(1, addrs=(place(2),))], [record(1, addrs=())], [claim()],
+        [b"{}"],
     ],
 )  # fmt: skip
 def test_a_hostile_hub_can_at_worst_name_nobody(records: list[bytes]) -> None:

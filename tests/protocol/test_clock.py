@@ -46,8 +46,8 @@ def test_home_machines_with_wrong_clocks_join_and_those_beyond_the_limit_are_tol
         async with swarm_of(tmp_path, 1, 2) as (first, second), contextlib.AsyncExitStack() as stack:
             for number, swarm in ((1, first), (2, second)):
                 await swarm.publish(signed(fresh(make_claim, person(number)), person(number)))
-            entering = [stack.enter_async_context(skewed(shift, seed, first.addrs[0])) for shift, seed in shifts.items()]
-            told = dict(zip(shifts, await asyncio.gather(*entering), strict=True))
+            nodes = [skewed(shift, seed, first.addrs[0]) for shift, seed in shifts.items()]
+            told = dict(zip(shifts, await asyncio.gather(*map(stack.enter_async_context, nodes)), strict=True))
             return told, [await claimants(swarm) for swarm in (first, second)], first.refusals + second.refusals
 
     told, views, refusals = run_async(scene())
@@ -96,7 +96,7 @@ class Clocks:
     def get_stub(self, peer):
         return self
 
-    async def rpc_ping(self, request, timeout):
+    async def rpc_ping(self, request, timeout):  # noqa: ASYNC109 - hivemind's name
         assert type(request) is type(ping_request())
         said = self.times.pop()
         if said is None:

@@ -89,8 +89,9 @@ def test_a_daemon_killed_hard_is_named_by_every_operation(tmp_path, run_async):
             os.kill(daemon_of(second), signal.SIGKILL)
             await every_operation_fails(second, first.peer_id)
             await second.p2p._child.wait()
-            with pytest.raises(NetworkError, match="daemon ended with code -9"):
-                await second.records("claim", RUN, "cluster-0")
+            for operation in (second.records("claim", RUN, "cluster-0"), second.connect(first.addrs), second.company()):
+                with pytest.raises(NetworkError, match="daemon ended with code -9"):
+                    await operation
 
     run_async(scene())
 

@@ -29,6 +29,16 @@ def test_a_key_reads_as_documented():
     assert RunKey.parse(text) == RunKey("sha256:" + HEX, peers)
     assert str(RunKey("sha256:" + HEX, peers)) == text
     assert str(RunKey("sha256:" + HEX)) == f"paris://{HEX}"
+    with_hub = RunKey("sha256:" + HEX, peers[:1], "team/run.1")
+    assert str(with_hub) == f"paris://{HEX}?peer={peers[0]}&hub=team/run.1"
+    assert RunKey.parse(str(with_hub)) == with_hub
+    assert with_hub.with_peers(()).hub == "team/run.1"
+
+
+@pytest.mark.parametrize("hub", ["run", "a/b/c", "a/", "/b", "../x", "-a/b", "a/" + "b" * 97, "a/%00", "é/b"])
+def test_a_hint_that_is_no_repository_is_a_typing_mistake(hub):
+    with pytest.raises(UsageError, match="is not the name of a repository"):
+        RunKey.parse(f"paris://{HEX}?hub={hub}")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +58,7 @@ def test_what_mail_and_shells_do_to_a_key_is_forgiven(typed):
 
 def test_unknown_hints_are_passed_over():
     peer = "/ip4/1.1.1.1/tcp/1" + PEER
-    assert RunKey.parse(f"paris://{HEX}?hub=someone/something&peer={peer}").peers == (peer,)
+    assert RunKey.parse(f"paris://{HEX}?colour=red&peer={peer}").peers == (peer,)
 
 
 @pytest.mark.parametrize(
