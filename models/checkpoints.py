@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,25 +23,35 @@ CONFIG = "config.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running means, by their names in torch."""
 
+EXTRA_AVERAGE = re.compile(r"average-\d{1,9}")
+"""Groups of averages of other half-lives than the recipe's, which whoever trains alone may keep."""
+
 
 class CheckpointError(ValueError):
     """A training state or weights file is missing, damaged, or of another network."""
 
 
-def save_state(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], note: dict[str, Any]) -> None:
+def save_state(
+    folder: Path, groups: Mapping[str, Mapping[str, Tensor]], note: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
     """Write a training state. The note travels inside the tensor file, so one rename decides; state.json repeats it.
 
     Raises:
         CheckpointError: where a tensor is not finite; nothing is written then.
     """
-    tensors = {
-        f"{group}.{name}": tensor.detach().cpu().contiguous()
-        for group, named in groups.items()
-        for name, tensor in named.items()
-    }
+    tensors = _flat(groups)
     _check(folder / STATE, tensors, {name: tensor.shape for name, tensor in tensors.items()})
-    write_tensors(tensors, folder / STATE, note)
-    write_json({**note, "torch": torch.__version__, "threads": torch.get_num_threads()}, folder / STATE_NOTE)
+    write_tensors(tensors, folder / STATE, dict(note))
+    write_json({**note, **about, "torch": torch.__version__, "threads": torch.get_num_threads()}, folder / STATE_NOTE)
+
+
+def state_digest(groups: Mapping[str, Mapping[str, Tensor]], note: Mapping[str, Any]) -> str:
+    """Return "sha256:<hex>" over the note and every tensor's name, shape and bytes, in the order of names."""
+    digest = hashlib.sha256(json.dumps(dict(note), sort_keys=True).encode())
+    for name, tensor in sorted(_flat(groups).items()):
+        digest.update(f"\0{name}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -62,7 +74,10 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str
             f"The training state {folder / STATE} cannot be read ({error}). It is damaged or was never finished. "
             "Fetch the unit's last published checkpoint again."
         ) from error
-    for group in {"weights", "average", *(MOMENTS if step else ())} | groups.keys():
+    needed = {"weights", "average", *(MOMENTS if step else ())}
+    for group in needed | groups.keys():
+        if group not in needed and not EXTRA_AVERAGE.fullmatch(group):
+            raise CheckpointError(f"{folder / STATE} holds {group!r}, which no training state has. Fetch it again.")
         _check(folder / STATE, groups.get(group, {}), shapes)
     if any(bool((square < 0).any()) for square in groups.get(MOMENTS[1], {}).values()):
         raise CheckpointError(f"{folder / STATE} holds negative squares: the next step would destroy the weights.")
@@ -85,17 +100,33 @@ def load_export(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Ten
 
 def export(folder: Path, network: Any, average: Mapping[str, Tensor]) -> None:
     """Write config.json and the averaged weights in bf16, as diffusers reads them. Nothing non-finite gets out."""
+    export_as(folder, json.loads(network.to_json_string()), average)
+
+
+def export_as(folder: Path, config: Mapping[str, Any], average: Mapping[str, Tensor]) -> None:
+    """Do what `export` does, for a network of this config."""
     weights = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in average.items()}
     _check(folder / WEIGHTS, weights, {name: tensor.shape for name, tensor in average.items()})
-    write_json(json.loads(network.to_json_string()), folder / CONFIG)
+    write_json(dict(config), folder / CONFIG)
     write_tensors(weights, folder / WEIGHTS, {})
 
 
+def _flat(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{group}.{name}": tensor.detach().cpu().contiguous()
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+
+
 def _checked_step(note: dict[str, Any]) -> int:
-    key, step = note["key"], note["step"]
-    if not isinstance(key, list) or type(step) is not int or step < 0:
+    key, step, updates, size, scaling = (note[n] for n in ("key", "step", "updates", "micro_batch", "loss_scale"))
+    whole_numbers = all(type(number) is int for number in (step, updates, size))
+    if not isinstance(key, list) or not isinstance(scaling, dict) or not whole_numbers:
         raise ValueError("its note is not that of a training state")
-    return step
+    if not 0 <= updates <= step or size < 1:
+        raise ValueError(f"no training has done {updates} updates in {step} steps with micro-batches of {size}")
+    return int(step)
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 DECAY_SHARE = 0.2
-"""The last fifth of the steps brings the learning rate linearly to zero (warm-up, stable, decay)."""
+"""A "constant" learning rate is brought linearly to zero over the last fifth of the steps: what would otherwise stay
+as noise in the weights settles (Zhai et al. 2022, arXiv 2106.04560, section 3.5)."""
+
+PRECISIONS = ("bf16", "fp16", "fp32")
+SCHEDULES = ("constant", "cosine")
 
 
 class RecipeError(ValueError):
@@ -27,8 +32,16 @@ class Recipe:
         weight_decay: of AdamW, on matrices only.
         text_dropout: share of samples that see the null text.
         grad_clip: largest gradient norm.
-        precision: "bf16" (autocast, fp32 weights) or "fp32".
+        precision: of forward and backward, by autocast: "bf16", "fp16" (with a dynamic loss scale) or "fp32"; weights
+            are fp32 always.
         seed: mixed into every random stream.
+        accumulate: micro-batches a step is split into, at least; a machine with little memory takes more.
+        schedule: of the learning rate after warm-up: "constant", with a last fifth that falls linearly to zero, or
+            "cosine", which falls along half a cosine from the end of the warm-up to the last step.
+        objective: what an expert predicts, see `paris.models.objectives.expert_objective`, as the next three.
+        noise_schedule: of a DDPM objective.
+        times: law of the noise levels; empty for the objective's usual one.
+        time_shift: above 1 for more noise.
     """
 
     steps: int
@@ -41,6 +54,12 @@ class Recipe:
     grad_clip: float = 1.0
     precision: str = "bf16"
     seed: int = 0
+    accumulate: int = 1
+    schedule: str = "constant"
+    objective: str = "velocity"
+    noise_schedule: str = "cosine"
+    times: str = ""
+    time_shift: float = 1.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Recipe:
@@ -54,18 +73,37 @@ class Recipe:
             recipe = cls(**{f.name: kinds[str(f.type)](values[f.name]) for f in fields(cls) if f.name in values})
         except (TypeError, ValueError) as error:
             raise RecipeError(f"The training recipe cannot be read: {error}. Correct it in the genesis.") from error
-        if recipe.batch < 1 or recipe.lr <= 0 or recipe.precision not in {"bf16", "fp32"}:
-            raise RecipeError(
-                f"The training recipe is impossible: batch {recipe.batch} must be at least 1, lr {recipe.lr} above 0, "
-                f"precision {recipe.precision!r} bf16 or fp32. Correct it in the genesis."
-            )
+        for problem in recipe.problems():
+            raise RecipeError(f"The training recipe is impossible: {problem}. Correct it in the genesis.")
         return recipe
+
+    def problems(self) -> list[str]:
+        """Return what nobody can train with, a sentence each."""
+        checks = {
+            f"steps {self.steps}, batch {self.batch} and accumulate {self.accumulate} must be at least 1": (
+                min(self.steps, self.batch, self.accumulate) >= 1
+            ),
+            f"a batch of {self.batch} cannot be split into {self.accumulate}": self.accumulate <= self.batch,
+            f"lr {self.lr} and time_shift {self.time_shift} must be above 0": self.lr > 0 and self.time_shift > 0,
+            f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}": self.precision in PRECISIONS,
+            f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}": self.schedule in SCHEDULES,
+        }
+        return [problem for problem, fine in checks.items() if not fine]
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of one step: a function of the step alone, so that replay agrees."""
+        warm = (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "cosine":
+            done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+            return self.lr * min(1.0, warm) * (1 + math.cos(math.pi * min(1.0, max(0.0, done)))) / 2
         decay_steps = max(1, self.steps * DECAY_SHARE)
-        return self.lr * max(0.0, min(1.0, (step + 1) / (self.warmup_steps + 1), (self.steps - step) / decay_steps))
+        return self.lr * max(0.0, min(1.0, warm, (self.steps - step) / decay_steps))
 
     def ema_decay(self, step: int) -> float:
         """Return the decay of the average after one step; it grows, so that a short training is not all start."""
-        return min(self.ema, (1 + step) / (10 + step))
+        return warmed_decay(self.ema, step)
+
+
+def warmed_decay(decay: float, step: int) -> float:
+    """Return what a decay is after one step: smaller at first, by the rule of TensorFlow's moving averages."""
+    return min(decay, (1 + step) / (10 + step))

@@ -1,32 +1,35 @@
 """The trainer of one unit: stateless randomness, exact resume, nothing non-finite ever in the weights.
 
-A step is a function of (weights, average, moments, step): indices, noise, times and text dropout come from counters,
-so an interrupted training goes on bit for bit, on the same stack with the same number of threads.
+A step is a function of (weights, averages, moments, loss scale, micro-batch, step): indices, noise, times and text
+dropout come from counters, so an interrupted training goes on bit for bit, on the same stack with the same number of
+threads and ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
-from torch.func import functional_call
 
-from paris.models import checkpoints
-from paris.models.cache import Batch, LatentCache
-from paris.models.objectives import Draw, Objective, RoutingObjective, draw
-from paris.models.randomness import Stream
-from paris.models.recipe import Recipe
+from paris.models import checkpoints, evaluation, flops
+from paris.models.cache import LatentCache
+from paris.models.distributed import ALONE, Ranks
+from paris.models.feed import Feed
+from paris.models.meter import Meter, Report
+from paris.models.objectives import Objective, RoutingObjective
+from paris.models.optimiser import Optimiser
+from paris.models.passes import Passes
+from paris.models.precision import DTYPES, LossScale
+from paris.models.recipe import Recipe, warmed_decay
+from paris.models.snapshots import Snapshot
 
 REPORT_EVERY_STEPS = 10
 """The loss stays on the device between reports, so that the host never waits for a step."""
-
-EVALUATION_BATCH = 128
-BETAS = (0.9, 0.99)
-EPSILON = 1e-8
 
 
 class NonFiniteError(ValueError):
@@ -37,19 +40,21 @@ class Trainer:
     """Train one network on one cache.
 
     Args:
-        network: a `DiT` or a `Router`.
+        network: a `DiT` or a `Router`, on its device.
         objective: what it learns.
         cache: its data.
         recipe: a `Recipe` or a mapping with its fields.
         key: names that separate this unit's randomness, usually (run id, unit).
         threads: CPU threads; bit-exactness holds for one number of threads. None leaves the process's setting.
+        half_lives: of further averages, in steps; they are kept in the state and exported by half-life.
+        compiled: backend of `torch.compile` for the training passes, usually "inductor"; None does not compile.
+        ranks: the processes that train this unit together; every one makes the same calls.
 
     Attributes:
         step: steps done so far.
+        passes: forward and backward; `passes.micro_batch` is the samples of one of each, on one rank.
+        meter: knows the speed; told a peak, also the share of it.
     """
-
-    _refused: Tensor
-    _refused_step: Tensor
 
     def __init__(
         self,
@@ -60,174 +65,188 @@ class Trainer:
         key: tuple[str, ...],
         *,
         threads: int | None = None,
+        half_lives: Sequence[int] = (),
+        compiled: str | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.network, self.objective, self.cache, self.key = network.train(), objective, cache, key
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.of(recipe)
-        self.step = 0
-        self.parameters: dict[str, Tensor] = dict(network.named_parameters())
-        self._device = next(iter(self.parameters.values())).device
-        self.average = {name: weight.detach().clone() for name, weight in self.parameters.items()}
-        self.optimizer = self._new_optimizer()
-        self._streams = {name: self._stream(name) for name in ("samples", "noise", "time", "text-dropout")}
-        self._forget_failure()
+        self.objective, self.key, self.ranks, self.step = objective, key, ranks, 0
+        device = next(network.parameters()).device
+        self.scale = LossScale(self.recipe.precision, device)
+        self.passes = Passes(network, objective, self.recipe, self.scale, ranks, compiled)
+        self._decays = {"average": self.recipe.ema, **{f"average-{h}": 0.5 ** (1 / h) for h in half_lives}}
+        self._optimiser = Optimiser(network, self.recipe.weight_decay, list(self._decays), self.scale, ranks)
+        self.feed = Feed(cache, objective, self.recipe, key, ranks=ranks, device=device)
+        self.meter = Meter(device, ranks)
+        self._about = {"ranks": ranks.count, "sharded": ranks.sharded, "compiled": compiled, "device": device.type}
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The weights by name; this rank's part of each where they are sharded."""
+        return dict(self._optimiser.parameters)
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The averaged weights by name, as `parameters`."""
+        return self._optimiser.averages["average"]
+
+    @property
+    def optimizer(self) -> torch.optim.AdamW:
+        """The torch optimiser over `parameters`."""
+        return self._optimiser.adam
 
     def train(
         self,
         until_step: int,
-        on_step: Callable[[int, float], None] | None = None,
+        on_report: Callable[[Report], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
         """Train until a step is reached.
 
         Args:
             until_step: the value of `step` to stop at.
-            on_step: called every `REPORT_EVERY_STEPS` steps and at the end with (step, mean loss since the last call).
-            stop: asked before every step; True ends the training early, with everything consistent.
+            on_report: called every `REPORT_EVERY_STEPS` steps and at the end.
+            stop: asked before every step; True ends the training early, with everything consistent. Several ranks ask
+                each other, before every tenth step only.
 
         Raises:
             NonFiniteError: within `REPORT_EVERY_STEPS` of a non-finite loss or gradient; the weights stayed clean.
         """
-        losses: list[Tensor] = []
-        while self.step < until_step and not (stop and stop()):
-            losses.append(self._one_step())
+        self.meter.restart()
+        while self.step < until_step and not self._stopped(stop):
+            self._one_step()
             if self.step % REPORT_EVERY_STEPS == 0 or self.step == until_step:
                 self.check_finite()
-                if on_step:
-                    on_step(self.step, float(torch.stack(losses).mean()))
-                losses.clear()
+                if on_report:
+                    on_report(self._report())
         self.check_finite()
 
     def check_finite(self) -> None:
         """Wait for the device and raise `NonFiniteError` where a step was refused."""
-        if bool(self._refused):
+        if bool(self._optimiser.refused):
             raise NonFiniteError(
-                f"The loss or its gradient was not finite at step {int(self._refused_step)} of {' '.join(self.key)}. "
-                "The step was refused, so the weights are still good. Usual causes are a learning rate that is too "
-                "high or damaged data: lower the one, check the other, and go on from the last checkpoint."
+                f"The loss or its gradient was not finite at step {int(self._optimiser.refused_step)} of "
+                f"{' '.join(self.key)}. The step was refused, so the weights are still good. Usual causes are a "
+                "learning rate that is too high or damaged data: lower the one, check the other, and go on from the "
+                "last checkpoint."
             )
 
-    def evaluate(self, holdout: LatentCache, samples: int) -> float:
-        """Return the mean loss of the averaged weights on hold-out samples: the same numbers whenever it is asked."""
-        total = 0.0
-        for batch, randomness in self._evaluation_batches(holdout, samples):
-            loss = self.objective.loss(self._averaged, batch, randomness)
-            total += float(loss) * len(batch.latents_BCHW)
-        return total / min(samples, len(holdout))
+    def evaluate(self, holdout: LatentCache, samples: int, network: Callable[..., Tensor] | None = None) -> float:
+        """Return the mean loss on hold-out samples: the same numbers whenever it is asked.
+
+        Args:
+            holdout: the data.
+            samples: how many of them, at most.
+            network: what to measure; None: the averaged weights.
+        """
+        with self._averaged() as averaged:
+            return evaluation.mean_loss(self.objective, network or averaged, holdout, samples, self.passes.device)
 
     def accuracy(self, holdout: LatentCache, samples: int) -> float:
         """Return the share of hold-out samples whose cluster the averaged router names, over all noise levels."""
         assert isinstance(self.objective, RoutingObjective)
-        right = 0
-        for batch, randomness in self._evaluation_batches(holdout, samples):
-            logits = self.objective.logits(self._averaged, batch, randomness)
-            right += int((logits.argmax(-1) == batch.labels_B).sum())
-        return right / min(samples, len(holdout))
+        with self._averaged() as averaged:
+            return evaluation.accuracy(self.objective, averaged, holdout, samples, self.passes.device)
+
+    def fit_memory(self) -> int:
+        """Make the recipe's micro-batch small enough for the memory free now, by trying one and two samples; return it.
+
+        It decides the last bits and is part of the state, so call this once, when a training begins or has moved to
+        this machine, and not when it resumes here.
+        """
+        weights_bytes = sum(p.nbytes for p in self._optimiser.parameters.values())
+        gradients_and_moments = weights_bytes * (1 if self.optimizer.state else 3)
+        return self.passes.fit_memory(self.feed.prepare(self.step), gradients_and_moments)
+
+    def measure_peak(self) -> None:
+        """Time bare matrix products, so that reports from now on say what share of the hardware training uses."""
+        peak = flops.matmul_flops_per_s(self.passes.device, DTYPES[self.recipe.precision])
+        self.meter.peak_flops_per_s = peak * self.ranks.count
+
+    def snapshot(self, *, copy: bool = True) -> Snapshot:
+        """Return the whole state in the host's memory; on other ranks than the first, one without tensors.
+
+        Args:
+            copy: whether the state may go on changing while the snapshot is in use.
+
+        Raises:
+            NonFiniteError: a step was refused.
+        """
+        self.check_finite()
+        note = {
+            "key": list(self.key),
+            "step": self.step,
+            "updates": self._optimiser.updates,
+            "micro_batch": self.passes.micro_batch,
+            "loss_scale": self.scale.state(),
+        }
+        return Snapshot(self._optimiser.groups(copy=copy), note, self.passes.config, self._about)
 
     def save(self, folder: Path) -> None:
         """Write state.safetensors and state.json: all that a bit-exact resume needs. Atomic."""
-        self.check_finite()
-        groups = {"weights": self.parameters, "average": self.average}
-        if self.step:
-            for moment in checkpoints.MOMENTS:
-                groups[moment] = {name: self.optimizer.state[p][moment] for name, p in self.parameters.items()}
-        checkpoints.save_state(folder, groups, {"key": list(self.key), "step": self.step})
+        snapshot = self.snapshot(copy=False)
+        if self.ranks.first:
+            snapshot.save(folder)
+
+    def export(self, folder: Path, half_life: int | None = None) -> None:
+        """Write what others use: config.json and averaged weights as bf16 diffusion_pytorch_model.safetensors."""
+        snapshot = self.snapshot(copy=False)
+        if self.ranks.first:
+            snapshot.export(folder, "average" if half_life is None else f"average-{half_life}")
 
     def load(self, folder: Path) -> None:
-        """Take over a state written by `save`, by this process or any other.
+        """Take over a state written by `save`, by this process or any other, with any number of ranks.
 
         Raises:
             checkpoints.CheckpointError: where it belongs to another unit or another network.
         """
-        groups, note = checkpoints.load_state(folder, {name: p.shape for name, p in self.parameters.items()})
+        groups, note = checkpoints.load_state(folder, self._optimiser.shapes())
         if note["key"] != list(self.key):
             raise checkpoints.CheckpointError(
                 f"The training state in {folder} belongs to {note['key']}, not to {list(self.key)}. "
                 "Each unit of each run has a state of its own: point at the right folder."
             )
+        try:
+            self.scale.load(note["loss_scale"])
+        except (TypeError, ValueError) as error:
+            raise checkpoints.CheckpointError(f"The training state in {folder} is damaged: {error}.") from error
         self.step = int(note["step"])
-        self._adopt(groups["weights"], groups["average"])
-        if self.step:
-            for name, parameter in self.parameters.items():
-                # Cloned, because the loaded tensors are views of the mapped file.
-                moments = {moment: groups[moment][name].clone().to(self._device) for moment in checkpoints.MOMENTS}
-                steps = torch.tensor(float(self.step), device=self._device)
-                self.optimizer.state[parameter] = {"step": steps, **moments}
+        self.passes.keep_micro_batch(int(note["micro_batch"]))
+        self._optimiser.adopt(groups, int(note["updates"]))
 
-    def start_from(self, folder: Path) -> None:
-        """Begin at step 0 from exported weights (a warm start: average and weights equal, moments empty)."""
-        weights = checkpoints.load_export(folder, {name: p.shape for name, p in self.parameters.items()})
-        self.step = 0
-        self._adopt(weights, weights)
+    def start_from(self, folder: Path, step: int = 0) -> None:
+        """Begin from exported weights: averages and weights equal, moments empty.
 
-    def export(self, folder: Path) -> None:
-        """Write what others use: config.json and the averaged weights as bf16 diffusion_pytorch_model.safetensors."""
-        self.check_finite()
-        checkpoints.export(folder, self.network, self.average)
+        Args:
+            folder: where they are.
+            step: steps they have behind them. Above 0 this is the warm start of an expert whose training state is lost:
+                the moments are zeros of that age, so that a state saved later resumes and replays bit for bit.
+        """
+        self.step = step
+        self._optimiser.adopt({"weights": checkpoints.load_export(folder, self._optimiser.shapes())}, step)
 
-    def _one_step(self) -> Tensor:
+    def _one_step(self) -> None:
+        losses_B, times_B = self.passes.backward(self.feed.at(self.step))
+        loss = self.ranks.total(losses_B.sum()) / self.recipe.batch
+        decays = {name: warmed_decay(decay, self.step) for name, decay in self._decays.items()}
         rate = self.recipe.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = self._loss()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
-        bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
-        self._refused_step = torch.where(bad & ~self._refused, self.step, self._refused_step)
-        self._refused = self._refused | bad
-        # Fused AdamW skips the whole update on the device where found_inf is 1: no host sync, no bad weight.
-        self.optimizer.found_inf = self._refused.float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        decay = self.recipe.ema_decay(self.step)
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+        self._optimiser.step(self.step, loss, rate=rate, clip=self.recipe.grad_clip, decays=decays)
+        self.meter.add(losses_B, times_B)
         self.step += 1
-        return loss.detach()
 
-    def _loss(self) -> Tensor:
-        size = self.recipe.batch
-        indices = self._streams["samples"].batch_indices(self.step, size, len(self.cache))
-        dropped = self._streams["text-dropout"].uniform(self.step, (size,)) < self.recipe.text_dropout
-        batch = self.cache.batch(indices, dropped).to(self._device)
-        streams = (self._streams["noise"], self._streams["time"])
-        randomness = draw(self.objective, streams, self.step, tuple(batch.latents_BCHW.shape)).to(self._device)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            return self.objective.loss(self.network, batch, randomness)
+    def _report(self) -> Report:
+        if self.meter.peak_flops_per_s and not self.meter.flops_per_image:
+            self.meter.flops_per_image = self.passes.flops_per_image()
+        return self.meter.report(self.step)
 
-    def _evaluation_batches(self, holdout: LatentCache, samples: int) -> Iterator[tuple[Batch, Draw]]:
-        order = Stream.of("evaluation", "samples").batch_indices(0, min(samples, len(holdout)), len(holdout))
-        streams = (Stream.of("evaluation", "noise"), Stream.of("evaluation", "time"))
-        for number, start in enumerate(range(0, len(order), EVALUATION_BATCH)):
-            batch = holdout.batch(order[start : start + EVALUATION_BATCH]).to(self._device)
-            randomness = draw(self.objective, streams, number, tuple(batch.latents_BCHW.shape))
-            with torch.no_grad():
-                yield batch, randomness.to(self._device)
+    def _stopped(self, stop: Callable[[], bool] | None) -> bool:
+        if self.ranks.count == 1:
+            return bool(stop and stop())
+        return self.step % REPORT_EVERY_STEPS == 0 and self.ranks.any(bool(stop and stop()))
 
-    def _averaged(self, *inputs: Tensor) -> Tensor:
-        out: Tensor = functional_call(self.network, self.average, inputs)
-        return out
-
-    def _adopt(self, weights: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(weights[name])
-                self.average[name].copy_(average[name])
-        self.optimizer = self._new_optimizer()
-        self._forget_failure()
-
-    def _forget_failure(self) -> None:
-        self._refused = torch.zeros((), dtype=torch.bool, device=self._device)
-        self._refused_step = torch.zeros((), dtype=torch.int64, device=self._device)
-
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        matrices = [p for p in self.parameters.values() if p.ndim > 1]
-        vectors = [p for p in self.parameters.values() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.recipe.lr, betas=BETAS, eps=EPSILON, fused=True)
-
-    def _stream(self, purpose: str) -> Stream:
-        return Stream.of(*self.key, str(self.recipe.seed), purpose)
+    @contextmanager
+    def _averaged(self) -> Iterator[Callable[..., Tensor]]:
+        with self.passes.with_weights(self.average, self._optimiser.put) as network:
+            yield network

@@ -26,12 +26,15 @@ class Job:
         text: {"kind", "name", "tokens", "sha256"}.
         start: Folder of exported weights to start from, or None.
         resume: Folder of a full training state to go on from, or None.
-        resume_step: Steps that state must have.
+        resume_step: Steps that state must have, or that the weights to start from have behind them.
         evaluate: Folder of exported weights to measure on hold-out data, and nothing else; None for training.
         claimed_loss_micro: Hold-out loss the parent checkpoint claims; measured again before building on it.
         work: Where checkpoints are written, as `checkpoint-<step>/`.
         cache: Where shards are ingested to.
-        threads: CPU threads.
+        threads: CPU threads of each process.
+        processes: That train the unit together on this host, one a GPU.
+        sharded: Whether they cut the network among them (FSDP2), because it does not fit one, instead of copying it.
+        compiled: Backend of `torch.compile`, usually "inductor"; None does not compile.
     """
 
     run: str
@@ -50,6 +53,16 @@ class Job:
     work: str
     cache: str
     threads: int
+    processes: int = 1
+    sharded: bool = False
+    compiled: str | None = None
+
+    @property
+    def begun_from(self) -> str:
+        """What the training begins from, in a word: a warm start is shown in the checkpoint's statement."""
+        if self.resume:
+            return "state"
+        return "weights" if self.start and self.resume_step else "start"
 
     @property
     def is_router(self) -> bool:
@@ -71,8 +84,9 @@ class Job:
 class Event:
     """One line of the child.
 
-    Kinds: "prepare" (done) - "resumed" (step) - "measured" (measured_loss_micro, claimed_loss_micro) - "step" (step,
-    loss, per_s) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "refused" (what, why): the
+    Kinds: "prepare" (done) - "resumed" (step, begun_from, micro_batch, ranks) - "measured" (measured_loss_micro,
+    claimed_loss_micro; from a job that only measures also nothing_micro, samples) - "step" (step, loss, per_s, mfu,
+    loss_by_noise) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "refused" (what, why): the
     checkpoint to build on is not what it claims to be - "failed" (what, why, hint).
     """
 

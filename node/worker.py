@@ -2,17 +2,24 @@
 
 A crash of training cannot take the peer down, stopping it frees all its memory, and it ends by itself when the peer is
 gone.
+
+A job of several processes becomes `torchrun` over this same file: every process trains its share of each batch, the
+first one alone speaks and writes. By hand, on each of N hosts:
+
+    torchrun --nnodes N --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m paris.node.worker JOB
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -23,19 +30,23 @@ import torch
 
 from paris.models.cache import LatentCache, ingest
 from paris.models.checkpoints import CheckpointError
+from paris.models.distributed import ALONE, Ranks, joined, local_device
 from paris.models.dit import DiT
 from paris.models.latents import open_codec
-from paris.models.objectives import RoutingObjective, VelocityObjective
+from paris.models.meter import Report
+from paris.models.objectives import RoutingObjective, expert_objective
 from paris.models.router import Router
+from paris.models.snapshots import BackgroundWriter, Snapshot
 from paris.models.text import open_text_encoder
 from paris.models.training import NonFiniteError, Trainer
 from paris.node.jobs import Event, Job
 from paris.protocol.errors import ParisError, ResourceError, VerificationError
+from paris.protocol.progress import TOLERANCE_PERCENT
 from paris.registry.atomic import replace_directory, write_json
 
 EVALUATION_SAMPLES = 256
-CLAIM_TOLERANCE = 1.02
-"""bf16 weights and another machine's rounding stay well below this."""
+MOST_LOSS_MICRO = 10**12
+CLAIM_TOLERANCE = 1 + TOLERANCE_PERCENT / 100
 
 
 class RefusedError(Exception):
@@ -64,44 +75,62 @@ class Stop:
         return self._asked or self.orphaned
 
 
+_speaking = threading.Lock()
+
+
 def say(kind: str, **fields: object) -> None:
-    """Send one event to the peer."""
-    sys.stdout.write(Event(kind, fields).line() + "\n")
-    sys.stdout.flush()
+    """Send one event to the peer; of several ranks, the first one alone does."""
+    if os.environ.get("RANK", "0") == "0":
+        with _speaking:
+            sys.stdout.write(Event(kind, fields).line() + "\n")
+            sys.stdout.flush()
 
 
-def train(job: Job, stop: Stop) -> None:
+def train(job: Job, stop: Stop, ranks: Ranks = ALONE) -> None:
     """Train until the unit's last step, writing a checkpoint every `publish_every` steps and one when told to stop."""
     torch.set_num_threads(job.threads)
-    holdout = _ingested(job, job.holdout, stop)
+    holdout = _shared(job, job.holdout, stop, ranks)
     if job.evaluate:
-        trainer = _trainer(job, holdout)
-        _take_over(job, trainer, holdout, lambda: trainer.start_from(Path(str(job.evaluate))))
+        _measure(job, _trainer(job, holdout), holdout)
         return
-    trainer = _trainer(job, _ingested(job, job.shards, stop))
+    trainer = _trainer(job, _shared(job, job.shards, stop, ranks), ranks)
     if job.resume:
         _take_over(job, trainer, holdout, lambda: trainer.load(Path(str(job.resume))))
+    elif job.start and job.resume_step:
+        _take_over(job, trainer, holdout, lambda: trainer.start_from(Path(str(job.start)), job.resume_step))
     elif job.start:
         trainer.start_from(Path(job.start))
-    say("resumed", step=trainer.step)
-    cadence = job.recipe["publish_every"]
-    while trainer.step < trainer.recipe.steps and not stop():
+    own = job.resume and job.claimed_loss_micro is None
+    micro_batch = trainer.passes.micro_batch if own else trainer.fit_memory()
+    trainer.measure_peak()
+    say("resumed", step=trainer.step, begun_from=job.begun_from, micro_batch=micro_batch, ranks=ranks.count)
+    cadence, writer = job.recipe["publish_every"], BackgroundWriter()
+    while trainer.step < trainer.recipe.steps and not ranks.any(stop()):
         until = min(trainer.recipe.steps, (trainer.step // cadence + 1) * cadence)
-        _train_segment(job, trainer, holdout, until, stop)
+        _train_segment(job, trainer, holdout, until, stop, writer)
+    writer.wait()
     say("stopped", step=trainer.step)
 
 
-def _train_segment(job: Job, trainer: Trainer, holdout: LatentCache, until_step: int, stop: Stop) -> None:
+def _train_segment(
+    job: Job, trainer: Trainer, holdout: LatentCache, until_step: int, stop: Stop, writer: BackgroundWriter
+) -> None:
     from_step, started_s = trainer.step, time.time()
     trace: list[tuple[int, int]] = []
 
-    def report(step: int, loss: float) -> None:
-        trace.append((step, round(loss * 1e6)))
-        per_s = (step - from_step) * trainer.recipe.batch / max(time.time() - started_s, 1e-9)
-        say("step", step=step, loss=round(loss, 5), per_s=round(per_s, 1))
+    def report(now: Report) -> None:
+        trace.append((now.step, round(now.loss * 1e6)))
+        per_s = (now.step - from_step) * trainer.recipe.batch / max(time.time() - started_s, 1e-9)
+        by_noise = [None if loss is None else round(loss, 5) for loss in now.loss_by_noise]
+        mfu = None if now.mfu is None else round(now.mfu, 4)
+        say("step", step=now.step, loss=round(now.loss, 5), per_s=round(per_s, 1), mfu=mfu, loss_by_noise=by_noise)
 
-    trainer.train(until_step, report, stop)
-    if trainer.step == from_step or stop.orphaned:
+    def ended() -> bool:
+        writer.check()
+        return stop()
+
+    trainer.train(until_step, report, ended)
+    if trainer.step == from_step or trainer.ranks.any(stop.orphaned):
         return
     metrics = {
         "from_step": from_step,
@@ -111,23 +140,27 @@ def _train_segment(job: Job, trainer: Trainer, holdout: LatentCache, until_step:
         "started_s": int(started_s),
         "finished_s": int(time.time()),
         "versions": _versions(job),
+        "begun_from": job.begun_from if from_step == job.resume_step else "memory",
     }
     if job.is_router:
         metrics["holdout_accuracy_micro"] = round(trainer.accuracy(holdout, EVALUATION_SAMPLES) * 1e6)
-    _write_checkpoint(job, trainer, metrics)
+    snapshot = trainer.snapshot()
+    if trainer.ranks.first:
+        writer.submit(lambda: _write_checkpoint(job, snapshot, metrics))
 
 
-def _write_checkpoint(job: Job, trainer: Trainer, metrics: dict[str, object]) -> None:
+def _write_checkpoint(job: Job, snapshot: Snapshot, metrics: dict[str, object]) -> None:
     """Write everything beside its final place, then rename: a folder named `checkpoint-<step>` is always whole."""
+    step = snapshot.note["step"]
     staging = Path(job.work) / f".writing-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    trainer.save(staging)
-    trainer.export(staging)
+    snapshot.save(staging)
+    snapshot.export(staging)
     write_json(staging / "metrics.json", metrics)
-    folder = Path(job.work) / f"checkpoint-{trainer.step}"
+    folder = Path(job.work) / f"checkpoint-{step}"
     replace_directory(staging, folder)
-    say("checkpoint", step=trainer.step, folder=str(folder), holdout_loss_micro=metrics["holdout_loss_micro"])
+    say("checkpoint", step=step, folder=str(folder), holdout_loss_micro=metrics["holdout_loss_micro"])
 
 
 def _take_over(job: Job, trainer: Trainer, holdout: LatentCache, load: Callable[[], None]) -> None:
@@ -151,11 +184,50 @@ def _take_over(job: Job, trainer: Trainer, holdout: LatentCache, load: Callable[
     say("measured", measured_loss_micro=round(loss * 1e6), claimed_loss_micro=job.claimed_loss_micro)
 
 
-def _trainer(job: Job, cache: LatentCache) -> Trainer:
+def _measure(job: Job, trainer: Trainer, holdout: LatentCache) -> None:
+    """Say what published weights are worth on hold-out data, and what knowing nothing is worth there.
+
+    Raises:
+        RefusedError: they cannot be loaded, or what they predict is not finite.
+    """
+    try:
+        trainer.start_from(Path(str(job.evaluate)))
+        loss = trainer.evaluate(holdout, EVALUATION_SAMPLES)
+    except (CheckpointError, NonFiniteError) as error:
+        raise RefusedError(str(error)) from error
+    if not math.isfinite(loss):
+        raise RefusedError(f"its hold-out loss is {loss}")
+    nothing = (
+        None if job.is_router else trainer.evaluate(holdout, EVALUATION_SAMPLES, lambda x, *_: torch.zeros_like(x))
+    )
+    say(
+        "measured",
+        measured_loss_micro=min(round(loss * 1e6), MOST_LOSS_MICRO),
+        claimed_loss_micro=job.claimed_loss_micro,
+        nothing_micro=None if nothing is None else round(nothing * 1e6),
+        samples=min(EVALUATION_SAMPLES, len(holdout)),
+    )
+
+
+def _predict_nothing(x_BCHW: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(x_BCHW)
+
+
+def _trainer(job: Job, cache: LatentCache, ranks: Ranks = ALONE) -> Trainer:
     torch.manual_seed(int(hashlib.sha256(f"{job.run} {job.unit}".encode()).hexdigest()[:15], 16))
     network = Router(**job.network) if job.is_router else DiT(**job.network)
-    objective = RoutingObjective() if job.is_router else VelocityObjective()
-    return Trainer(network, objective, cache, job.recipe, (job.run, job.unit), threads=job.threads)
+    torch.nn.Module.to(network, local_device())
+    objective = RoutingObjective() if job.is_router else expert_objective(job.recipe)
+    key = (job.run, job.unit)
+    return Trainer(network, objective, cache, job.recipe, key, threads=job.threads, compiled=job.compiled, ranks=ranks)
+
+
+def _shared(job: Job, shards: tuple[str, ...], stop: Stop, ranks: Ranks) -> LatentCache:
+    """Open a cache that the first rank made where it was missing; ranks on other hosts need the same folder."""
+    if ranks.first:
+        _ingested(job, shards, stop)
+    ranks.any(False)
+    return _ingested(job, shards, stop)
 
 
 def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
@@ -197,7 +269,16 @@ def _versions(job: Job) -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": str(job.threads),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "ranks": f"{job.processes}{' sharded' if job.sharded else ''}",
     }
+
+
+def _be_deterministic() -> None:
+    """Choose GPU kernels that sum in the same order every time, where there are such; the CPU's all do."""
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def main() -> int:
@@ -205,9 +286,16 @@ def main() -> int:
 
     Training gives way to the peer itself, whose records must be renewed in time.
     """
+    job = Job.read(Path(sys.argv[1]))
+    if job.processes > 1 and "RANK" not in os.environ:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.processes)]
+        command = [sys.executable, *launcher, "-m", "paris.node.worker", sys.argv[1]]
+        os.execv(sys.executable, command)  # noqa: S606 (the peer must go on talking to this very process)
     os.nice(5)
+    _be_deterministic()
     try:
-        train(Job.read(Path(sys.argv[1])), Stop())
+        with joined(job.sharded) as ranks:
+            train(job, Stop(), ranks)
     except RefusedError as error:
         say("refused", what="a checkpoint is not what it claims to be", why=str(error))
         return VerificationError.exit_code

@@ -96,7 +96,7 @@ def publish(trainer: Trainer, holdout: LatentCache, out_dir: Path, loss: float) 
     about = {
         "preset": PRESET.name,
         "data": "the packaged emoji sample, training split, mirrored too where left and right carry no meaning",
-        "pictures": len(trainer.cache),
+        "pictures": len(trainer.feed.cache),
         "steps": trainer.step,
         "samples_seen": trainer.step * trainer.recipe.batch,
         "recipe": {name: getattr(trainer.recipe, name) for name in ("batch", "lr", "ema", "weight_decay")},
@@ -114,7 +114,7 @@ def train_for(seconds: float, trainer: Trainer, holdout: LatentCache, out_dir: P
         pause = lasting(EXPORT_EVERY_S)
         trainer.train(
             trainer.recipe.steps,
-            on_step=lambda _, loss: losses.append(loss),
+            on_report=lambda report: losses.append(report.loss),
             stop=lambda pause=pause: over() or pause(),  # type: ignore[misc]
         )
         publish(trainer, holdout, out_dir, losses[-1])

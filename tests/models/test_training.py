@@ -21,6 +21,9 @@ from paris.models.training import NonFiniteError, Trainer
 RECIPE = Recipe(steps=20, batch=7, lr=3e-3, warmup_steps=3, ema=0.9, weight_decay=0.01, seed=5)
 
 
+NOTE = '{"key": ["run", "cluster-0"], "step": 2, "updates": 2, "micro_batch": 7, "loss_scale": {}}'
+
+
 def new_trainer(cache, unit="cluster-0", precision="bf16", seed=0, **changes) -> Trainer:
     torch.manual_seed(seed)
     micro = PRESETS["micro"]
@@ -133,7 +136,7 @@ def test_poisoned_sample_never_reaches_the_weights(tmp_path, cache, poison):
     trainer = new_trainer(cache)
     trainer.train(4)
     before = {name: value.clone() for name, value in state(trainer).items() if "average" not in name}
-    trainer.cache = replace(cache, latents_NCHW=poisoned)
+    trainer.feed.cache = replace(cache, latents_NCHW=poisoned)
     with pytest.raises(NonFiniteError, match="at step 4 of run cluster-0"):
         trainer.train(20)
     after = state(trainer)
@@ -148,10 +151,10 @@ def test_training_goes_on_from_the_last_state_after_a_nan(tmp_path, cache):
     whole, hurt = new_trainer(cache), new_trainer(cache)
     hurt.train(5)
     hurt.save(tmp_path)
-    hurt.cache = replace(cache, latents_NCHW=cache.latents_NCHW * float("nan"))
+    hurt.feed.cache = replace(cache, latents_NCHW=cache.latents_NCHW * float("nan"))
     with pytest.raises(NonFiniteError):
         hurt.train(20)
-    hurt.cache = cache
+    hurt.feed.cache = cache
     hurt.load(tmp_path)
     hurt.train(20)
     whole.train(20)
@@ -190,12 +193,12 @@ def test_state_without_moments_is_refused(tmp_path, cache):
     trainer.save(tmp_path)
     path = tmp_path / "state.safetensors"
     kept = {name: value for name, value in load_file(path).items() if not name.startswith("exp_avg.")}
-    save_file(kept, path, metadata={"note": '{"key": ["run", "cluster-0"], "step": 2}'})
+    save_file(kept, path, metadata={"note": NOTE})
     with pytest.raises(CheckpointError):
         trainer.load(tmp_path)
 
 
-def rewrite(path, edit, note='{"key": ["run", "cluster-0"], "step": 2}') -> None:
+def rewrite(path, edit, note=NOTE) -> None:
     tensors = load_file(path)
     edit(tensors)
     save_file(tensors, path, metadata={"note": note})
@@ -226,7 +229,18 @@ def test_negative_second_moment_is_refused(tmp_path, cache):
 
 
 @pytest.mark.parametrize(
-    "note", ["", "[]", "{}", '{"key": "x", "step": 2}', '{"key": [], "step": -1}', '{"key": [], "step": true}']
+    "note",
+    [
+        "",
+        "[]",
+        "{}",
+        NOTE.replace('["run", "cluster-0"]', '"x"'),
+        NOTE.replace('"step": 2', '"step": -1'),
+        NOTE.replace('"step": 2', '"step": true'),
+        NOTE.replace('"updates": 2', '"updates": 3'),
+        NOTE.replace('"micro_batch": 7', '"micro_batch": 0'),
+        NOTE.replace("{}", "[]"),
+    ],
 )
 def test_state_with_a_false_note_is_refused(tmp_path, cache, note):
     trainer = new_trainer(cache)
@@ -309,9 +323,9 @@ def test_evaluation_repeats_and_disturbs_nothing(cache):
 
 def test_losses_are_reported_and_average_the_steps_since(cache):
     trainer, reports = new_trainer(cache), []
-    trainer.train(15, lambda step, loss: reports.append((step, loss)))
-    assert [step for step, _ in reports] == [10, 15]
-    assert all(0 < loss < 10 for _, loss in reports)
+    trainer.train(15, reports.append)
+    assert [report.step for report in reports] == [10, 15]
+    assert all(0 < report.loss < 10 for report in reports)
 
 
 def test_learning_rate_warms_up_holds_and_falls_to_zero():
