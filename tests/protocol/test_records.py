@@ -14,8 +14,10 @@ from protocol_support import (
     make_checkpoint,
     make_claim,
     make_genesis,
+    make_head,
     make_peer,
     make_tip,
+    make_verdict,
     person,
 )
 
@@ -253,3 +255,17 @@ def test_a_contributor_may_have_measured_nothing():
     made["predicate"]["runDetails"]["byproducts"] = [{"name": "loss"}, {"name": "holdout", "annotations": {}}]
     checkpoint = Checkpoint.parse(made)
     assert (checkpoint.loss_trace_micro, checkpoint.holdout_loss_micro) == ((), None)
+
+
+def test_a_cluster_may_have_an_objective_of_its_own():
+    clusters = genesis_fields()["clusters"]
+    genesis = make_genesis(clusters=[clusters[0] | {"objective": "ddpm-noise"}, *clusters[1:]])
+    assert [genesis.recipe(unit).objective for unit in genesis.units()] == ["ddpm-noise", *["velocity"] * 3]
+
+
+def test_every_kind_of_head_and_verdict_survives_signing():
+    who = person(1)
+    for record in (make_verdict(who), make_verdict(who, level="attested"), make_head(who), make_head(who, top_k=None)):
+        assert parse_record(record.kind, envelope.verify(envelope.sign(record.kind, record, who), record.kind).payload)
+    assert make_verdict(who).slot == "cluster-0"
+    assert make_head(who).says == (1, digest_of("run"), None, digest_of("ensemble"), 2)

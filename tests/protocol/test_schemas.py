@@ -8,10 +8,9 @@ import json
 import re
 from functools import reduce
 from operator import getitem
-from pathlib import Path
 
 import pytest
-from make_schemas import FOLDER, MODELS, schemas
+from make_schemas import FOLDER, MODELS, SPEC, schemas, spec_with_limits
 from protocol_support import person
 from schema_reader import problems
 from vector_reader import data_of, load
@@ -20,7 +19,6 @@ from paris.protocol.errors import RecordError
 
 SCHEMAS = {kind: json.loads((FOLDER / f"{kind}.json").read_bytes()) for kind in MODELS}
 VALID = {name: vector for name, vector in load("valid").items() if vector["kind"] in MODELS}
-SPEC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 BEYOND_A_SCHEMA = {
     "checkpoint-loss-boolean", "checkpoint-loss-negative", "checkpoint-named-twice", "checkpoint-no-such-day",
     "checkpoint-credential-base64", "checkpoint-credential-name", "checkpoint-no-training", "delegation-backwards",
@@ -125,10 +123,16 @@ def test_the_reader_of_schemas_passes_over_nothing():
     assert problems(True, {"const": 1}, {})
 
 
+def test_the_specification_has_the_limits_of_the_code():
+    assert spec_with_limits(SPEC.read_text()) == SPEC.read_text(), "python tests/protocol/make_schemas.py"
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_specification_names_every_field(kind):
     definitions = [SCHEMAS[kind], *SCHEMAS[kind].get("$defs", {}).values()]
     fields = {field for definition in definitions for field in definition.get("properties", {})}
-    quoted = {word for quote in re.findall(r"`([^`]+)`", SPEC) for word in re.findall(r"[A-Za-z_0-9]+", quote)}
+    quoted = {
+        word for quote in re.findall(r"`([^`]+)`", SPEC.read_text()) for word in re.findall(r"[A-Za-z_0-9]+", quote)
+    }
     in_toto = {"_type", "predicateType", "predicate", "buildDefinition", "runDetails", "internalParameters"}
     assert fields - quoted - in_toto == set()

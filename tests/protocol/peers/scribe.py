@@ -1,4 +1,4 @@
-"""A process that writes records to a ledger and says so, to be killed. Usage: scribe.py FILE; envelopes on stdin, hex."""
+"""A process that writes records to a ledger and says so, to be killed. Usage: scribe.py FILE; hex on stdin."""
 
 from __future__ import annotations
 
