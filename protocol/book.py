@@ -183,7 +183,7 @@ class RecordBook:
     def _check_head(self, received: Received) -> None:
         """Heads only go up, whoever of the curators publishes them; nobody may say two things in one version."""
         head, known = received.record, self._heads.get(received.key)
-        if not isinstance(head, Head) or self._curators_unknown(head.run):
+        if not isinstance(head, Head) or not self._rules(head.run).binds(head):
             return
         if known and head.version < known.version:
             raise RecordError(f"this head is an old one: version {head.version}", f"we know version {known.version}")
@@ -195,7 +195,7 @@ class RecordBook:
 
     def _check_moves(self, received: Received) -> None:
         run = received.record.run
-        if not self._curators_unknown(run):
+        if self._rules(run).curators:
             for moved in received.authority.moves:
                 self._learn(run, moved)
         for moved in received.authority.moves:
@@ -221,8 +221,8 @@ class RecordBook:
             if moved.old in signers and signers[moved.old].record.run == run:
                 self._forget(key, moved.old)
 
-    def _curators_unknown(self, run: str) -> bool:
-        return self.rules.get(run, UNKNOWN_RUN).curators is None
+    def _rules(self, run: str) -> RunRules:
+        return self.rules.get(run, UNKNOWN_RUN)
 
     def _make_room(self, received: Received, now_s: float) -> None:
         """Room in its slot, then in the book: runs this node knows come first, and no slot starves another."""
@@ -262,10 +262,11 @@ class RecordBook:
 
     def _rank(self, received: Received) -> int:
         """Whose records stay when there is no room for all; lower stays."""
-        admission = self.rules.get(received.record.run, UNKNOWN_RUN).admission
+        rules = self._rules(received.record.run)
         if received.record.signer == self.own:
             return 0
-        if admission.policy == "list" and admission.admits(received.authority.name):
+        listed = rules.admission.policy == "list" and rules.admission.admits(received.authority.name)
+        if listed or rules.binds(received.record):
             return 1
         return 2 if received.authority.name in self.proven else 3
 

@@ -16,7 +16,7 @@ from paris.protocol.envelope import Verified
 from paris.protocol.errors import RecordError, SignatureError
 from paris.protocol.genesis import Genesis
 from paris.protocol.limits import LIMITS
-from paris.protocol.records import Record, parse_record, record_key
+from paris.protocol.records import Head, Record, parse_record, record_key
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,22 @@ class RunRules:
 
     Attributes:
         admission: Who may claim.
-        curators: Who signs heads; None where the genesis is not known.
+        curators: Who signs heads that name `genesis`; None where the genesis is not known.
+        genesis: Digest of the newest version known.
     """
 
     admission: Admission = field(default_factory=lambda: Admission(policy="open"))
     curators: Curators | None = None
+    genesis: str = ""
 
     @classmethod
-    def of(cls, genesis: Genesis) -> Self:
-        """The rules of a verified genesis."""
-        return cls(genesis.admission, genesis.curators)
+    def of(cls, genesis: Genesis, digest: str) -> Self:
+        """The rules of a verified genesis of this digest."""
+        return cls(genesis.admission, genesis.curators, digest)
+
+    def binds(self, record: Record) -> bool:
+        """Whether these rules can tell a true head from a false one: those of other versions they cannot."""
+        return isinstance(record, Head) and self.curators is not None and record.genesis == self.genesis
 
 
 UNKNOWN_RUN = RunRules()
@@ -104,12 +110,16 @@ def _check_times(record: Record, now_s: float) -> None:
 
 
 def _check_signers(record: Record, verified: Verified, known: RunRules) -> None:
-    """A head is signed by curators, one of whom publishes it; every other record by its signer alone."""
+    """A head is signed by curators, one of whom publishes it; every other record by its signer alone.
+
+    A head of a version that is not known yet is let pass, for its curators may be others: whoever reads it finds that
+    version, checks that it follows from the known one, and reads again.
+    """
     others = verified.signers - {record.signer}
     if record.signer not in verified.signers or (others and record.kind != "head"):
         names = ", ".join(sorted(verified.signers))
         raise SignatureError(f"this {record.kind} names {record.signer} and is signed by {names}")
-    if record.kind == "head" and known.curators:
+    if known.curators and known.binds(record):
         if strangers := verified.signers - set(known.curators.keys):
             raise SignatureError(f"{', '.join(sorted(strangers))} signed this head", "the genesis names other curators")
         known.curators.check(verified.signers, "this head")

@@ -28,8 +28,8 @@ from paris.protocol.limits import LIMITS
 from paris.protocol.validation import RunRules, check_record
 
 RUN = digest_of("run")
-OPEN = RunRules(Admission(policy="open"), curators(1, 2, 3))
-LISTED = RunRules(Admission(policy="list", keys=(person(4).peer_id,)), curators(1, 2, 3))
+OPEN = RunRules(Admission(policy="open"), curators(1, 2, 3), RUN)
+LISTED = RunRules(Admission(policy="list", keys=(person(4).peer_id,)), curators(1, 2, 3), RUN)
 
 
 def received(who, make=make_tip, *cosigners, rules=None, now_s=NOW_S, **changes):
@@ -223,13 +223,14 @@ def test_fast_forward_is_undone_by_other_curators(governed):
     governed.offer(head(1, version=2**53), NOW_S)
     with pytest.raises(RecordError, match="old one"):
         governed.offer(head(2, version=6), NOW_S)
-    after = RunRules(OPEN.admission, curators(7))
+    second = digest_of("version 2")
+    after = RunRules(OPEN.admission, curators(7), second)
     governed.know(RUN, OPEN)
     with pytest.raises(RecordError, match="old one"):
         governed.offer(head(2, version=6), NOW_S)
     governed.know(RUN, after)
-    new = check_record(signed(make_head(person(7), version=7), person(7)), NOW_S, {RUN: after})
-    governed.offer(new, NOW_S)
+    data = signed(make_head(person(7), version=7, genesis=second), person(7))
+    governed.offer(check_record(data, NOW_S, {RUN: after}), NOW_S)
 
 
 def test_strangers_cannot_raise_the_head_of_a_run_nobody_here_knows():
@@ -238,6 +239,23 @@ def test_strangers_cannot_raise_the_head_of_a_run_nobody_here_knows():
     book.offer(received(person(9), make_head, version=2**53), NOW_S)
     book.know(RUN, OPEN)
     book.offer(head(1, version=1), NOW_S)
+
+
+def test_heads_by_curators_to_come_pass_and_bind_nobody_yet(governed):
+    """Who knows version 1 only cannot tell whether version 2 has these curators; it must still find their heads."""
+    unknown = received(person(7), make_head, rules={RUN: OPEN}, version=9, genesis=digest_of("version 2"))
+    governed.offer(unknown, NOW_S)
+    governed.offer(head(1, version=1), NOW_S)
+    with pytest.raises(SignatureError, match="names other curators"):
+        received(person(7), make_head, rules={RUN: OPEN}, version=9)
+
+
+def test_a_flood_of_false_heads_leaves_the_true_one_its_room(governed, small):
+    for number in range(11, 15):
+        false = received(person(number), make_head, rules={RUN: OPEN}, version=9, genesis=digest_of("version 2"))
+        governed.offer(false, NOW_S)
+    governed.offer(head(1, version=1), NOW_S)
+    assert governed.newest(head(1).key, person(1).peer_id)
 
 
 # Moves
@@ -318,4 +336,4 @@ def test_a_book_restored_is_the_book_it_was(listed):
 
 def test_rules_follow_from_a_genesis():
     genesis = make_genesis()
-    assert RunRules.of(genesis) == RunRules(genesis.admission, genesis.curators)
+    assert RunRules.of(genesis, RUN) == RunRules(genesis.admission, genesis.curators, RUN)

@@ -29,7 +29,7 @@ from paris.protocol.transport.ledger import Ledger
 from paris.protocol.validation import RunRules, check_record
 
 RUN = digest_of("run")
-RULES = {RUN: RunRules(Admission(policy="open"), curators(1, 2))}
+RULES = {RUN: RunRules(Admission(policy="open"), curators(1, 2), RUN)}
 SCRIBE = Path(__file__).parent / "peers" / "scribe.py"
 
 

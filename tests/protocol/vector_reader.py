@@ -46,7 +46,9 @@ def read(vector: dict):
         payload = envelope.verify(data, kind).payload
         admission = Admission.parse(vector.get("admission", {"policy": "open"}))
         curators = Curators.parse(vector["curators"]) if "curators" in vector else None
-        return check_record(data, vector["now_s"], {payload["run"]: RunRules(admission, curators)}).record
+        return check_record(
+            data, vector["now_s"], {payload["run"]: RunRules(admission, curators, payload.get("genesis", ""))}
+        ).record
     readers = {
         "genesis": lambda data: read_genesis(data, vector),
         "admission": lambda data: open_admission(data, vector["run"], Curators.parse(vector["curators"])),
