@@ -69,7 +69,8 @@ class Ranks:
                 if isinstance(child, nn.ModuleList):
                     for block in child:
                         fully_shard(block)
-            return fully_shard(network)
+            # The root, too, forgets the gathered weights: an evaluation has no backward pass that would end with that.
+            return fully_shard(network, reshard_after_forward=True)
         if self.count == 1:
             return network
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
