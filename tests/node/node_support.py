@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import colorsys
 import json
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+
+from paris.node.demo.processes import NodeProcess
 
 COMMAND = (sys.executable, "-m", "paris.node")
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
@@ -45,3 +48,30 @@ def last_json(done: subprocess.CompletedProcess[str]) -> Any:
     """The JSON a command printed last."""
     assert done.stdout.strip(), f"no output; stderr: {done.stderr}"
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+class Contributor(NodeProcess):
+    """A node that says when something happens."""
+
+    def __init__(self, name: str, homes: Path) -> None:
+        super().__init__(name, homes / name, homes / f"{name}.log")
+        self.events: list[dict[str, Any]] = []
+        self._changed = asyncio.Event()
+
+    def _note(self, event: dict[str, Any]) -> None:
+        super()._note(event)
+        self.events.append(event)
+        self._changed.set()
+
+    async def until(self, kind: str, at_least: int = 0) -> dict[str, Any]:
+        """The next event of a kind, with at least so many steps."""
+        while True:
+            for event in self.events:
+                if event.get("event") == kind and event.get("step", 0) >= at_least:
+                    return event
+            assert self._reader is not None
+            assert not self._reader.done(), f"ended without {kind}: {self.events[-3:]} {self.log.read_text()}"
+            self._changed.clear()
+            changed = asyncio.create_task(self._changed.wait())
+            await asyncio.wait({changed, self._reader}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()

@@ -78,7 +78,7 @@ def test_one_dead_and_one_live_bootstrap_starts(tmp_path: Path) -> None:
 def test_all_dead_and_one_good_peer_of_before_starts_a_node_and_a_client(tmp_path: Path) -> None:
     async def scene() -> None:
         async with node(tmp_path, 1) as live:
-            async with open_peer(settings(tmp_path / "home"), RunKey(RUN, (live.addrs[0],))):
+            async with open_peer(settings(tmp_path / "home"), RunKey(RUN, (live.addrs[0],)), serve=False):
                 pass
             for serve in (True, False):
                 async with open_peer(settings(tmp_path / "home", dead()), RunKey(RUN, (dead(8),)), serve=serve) as peer:

@@ -6,12 +6,10 @@ import asyncio
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
-from node_support import LOOPBACK, last_json, paris_node
+from node_support import LOOPBACK, Contributor, last_json, paris_node
 
-from paris.node.demo.processes import NodeProcess
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.registry.resolve import ResolvedUnit, resolve
@@ -19,33 +17,6 @@ from paris.registry.runkey import RunKey
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 STEPS = 1_000_000
-
-
-class Contributor(NodeProcess):
-    """A node that says when something happens."""
-
-    def __init__(self, name: str, homes: Path) -> None:
-        super().__init__(name, homes / name, homes / f"{name}.log")
-        self.events: list[dict[str, Any]] = []
-        self._changed = asyncio.Event()
-
-    def _note(self, event: dict[str, Any]) -> None:
-        super()._note(event)
-        self.events.append(event)
-        self._changed.set()
-
-    async def until(self, kind: str, at_least: int = 0) -> dict[str, Any]:
-        """The next event of a kind, with at least so many steps."""
-        while True:
-            for event in self.events:
-                if event.get("event") == kind and event.get("step", 0) >= at_least:
-                    return event
-            assert self._reader is not None
-            assert not self._reader.done(), f"ended without {kind}: {self.events[-3:]} {self.log.read_text()}"
-            self._changed.clear()
-            changed = asyncio.create_task(self._changed.wait())
-            await asyncio.wait({changed, self._reader}, return_when=asyncio.FIRST_COMPLETED)
-            changed.cancel()
 
 
 async def only_trained_unit(key: RunKey, homes: Path) -> ResolvedUnit:
