@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class Announcer:
         publish: Puts a signed record into the network.
         clock: UNIX seconds, the wall clock.
         steady: Seconds by a clock that never goes back, for what is due; None: the wall clock.
+        credentials: By which the identity acts under another name, as records carry them.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class Announcer:
         publish: Callable[[bytes], Awaitable[object]],
         clock: Callable[[], float],
         steady: Callable[[], float] | None = None,
+        credentials: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._run, self._identity, self._publish, self._clock = run, identity, publish, clock
-        self._steady = steady or clock
+        self._steady, self._credentials = steady or clock, list(credentials)
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._spent: dict[tuple[str, str], _Standing] = {}
 
@@ -99,7 +101,7 @@ class Announcer:
         standing.seq, standing.iat = max(standing.seq + 1, now), max(standing.iat, now)
         standing.exp = max(standing.exp + 1, now + life_s)
         own = {"run": self._run, "signer": self._identity.peer_id, "seq": standing.seq}
-        times = {"iat": standing.iat, "exp": standing.exp}
+        times = {"iat": standing.iat, "exp": standing.exp, "credentials": self._credentials}
         record = standing.model.parse({**own, **times, **standing.fields()})
         try:
             await self._publish(envelope.sign(kind, record, self._identity))

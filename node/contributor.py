@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from paris.node.announcer import Announcer
+from paris.node.credentials import in_force
 from paris.node.evaluator import Evaluator
 from paris.node.mirror import Mirror
 from paris.node.peer import Peer, now_s
@@ -55,7 +56,10 @@ class Contributor:
         self._peer, self._run, self._genesis = peer, run, genesis
         self._name, self._report, self._trains = name, report, trains
         self._place = Place(peer, run, genesis, threads)
-        self._announcer = Announcer(run, peer.identity, peer.swarm.publish, now_s, steady_s)
+        credentials = in_force(peer.home, run, now_s(), genesis.curators)
+        self._announcer = Announcer(
+            run, peer.identity, peer.swarm.publish, now_s, steady_s, credentials=credentials.carried
+        )
         self._publisher = Publisher(self._place, self._announcer)
         self._mirror = Mirror(self._place, self._announcer)
         self._evaluator = Evaluator(self._place, self._announcer)
@@ -162,7 +166,7 @@ class Contributor:
 
     async def introduce(self) -> None:
         """Announce that this node is here for this run, and what it holds of it."""
-        self._peer.swarm.book.know(self._run, RunRules.of(self._genesis))
+        self._peer.swarm.book.know(self._run, RunRules.of(self._genesis, self._run))
         fields = {
             "addrs": self._peer.swarm.addrs[:MOST_ADDRESSES],
             "agent": f"paris-node/{version('paris-node')} {self._name[:MOST_NAME_CHARS]}".strip(),

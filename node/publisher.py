@@ -10,6 +10,7 @@ from typing import Any
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.node.announcer import Announcer
+from paris.node.credentials import held
 from paris.node.jobs import checkpoint_folders
 from paris.node.session import Place
 from paris.protocol import envelope
@@ -102,6 +103,7 @@ class Publisher:
             finished_s=metrics["finished_s"],
             loss_trace_micro=[(step, loss) for step, loss in metrics["loss_trace_micro"]],
             holdout_loss_micro=metrics["holdout_loss_micro"],
+            credentials=held(self._place.peer.home, self._place.run).envelopes,
             internal={name: metrics[name] for name in ("begun_from",) if name in metrics},
         )
 

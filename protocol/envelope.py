@@ -59,6 +59,22 @@ def sign(kind: str, payload: Mapping[str, Any] | BaseModel, *identities: Identit
     return strict_json.dumps(envelope.to_dict())
 
 
+def cosign(data: bytes, kind: str, identity: Identity) -> bytes:
+    """The same envelope with one more signature; signing again changes nothing.
+
+    Raises:
+        EnvelopeError: The bytes are no envelope of this kind.
+        SignatureError: A signature that is there already does not verify.
+    """
+    verified = verify(data, kind)
+    if identity.peer_id in verified.signers:
+        return data
+    envelope = _parse(data, LIMITS.blob_bytes)
+    envelope.sign(identity.signer)
+    in_order = dict(sorted(envelope.signatures.items()))
+    return strict_json.dumps(Envelope(envelope.payload, envelope.payload_type, in_order).to_dict())
+
+
 def verify(data: bytes, kind: str) -> Verified:
     """Check an envelope of a known kind and parse what it signs.
 

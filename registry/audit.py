@@ -17,6 +17,7 @@ from typing import Any
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.inspect import check_config, check_weights
+from paris.protocol.credentials import authority
 from paris.protocol.errors import ParisError
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import Checkpoint, Genesis
@@ -195,11 +196,17 @@ def _parsed(config: bytes) -> object:
         return None
 
 
+def acts_for(segment: Checkpoint) -> str:
+    """The contributor under whose name a segment of a verified chain was built; its signer, without credentials."""
+    return authority(segment.signer, segment.credentials, segment.run, segment.finished_s).name
+
+
 def _row(segment: Checkpoint, digest: str) -> dict[str, Any]:
     metadata = segment.predicate.run_details.metadata
     return {
         "checkpoint": digest,
         "signer": segment.signer,
+        "acts_for": acts_for(segment),
         "from_step": segment.from_step,
         "to_step": segment.to_step,
         "parent": segment.parent,

@@ -9,7 +9,7 @@ import warnings
 import typer
 from rich.logging import RichHandler
 
-from paris.node.cli import audit, demo, doctor, fetch, generate, key, run, start, status
+from paris.node.cli import audit, credentials, demo, doctor, fetch, generate, key, run, start, status
 from paris.node.console import err
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app.command("status")(status.status)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("audit")(audit.audit)
+for command in (credentials.delegate, credentials.rotate, credentials.accept):
+    key.app.command()(command)
 app.add_typer(key.app, name="key")
 app.command("doctor")(doctor.doctor)
 

@@ -71,7 +71,9 @@ def _lineage_line(row: dict[str, Any]) -> str:
     loss = row["claimed_holdout_loss_micro"]
     claimed = f", claims hold-out loss {loss / 1e6:.4f}" if loss is not None else ""
     parent = short(row["parent"]) if row["parent"] else "the start"
+    name = f" for {short(row['acts_for'])}" if row["acts_for"] != row["signer"] else ""
     return (
-        f"{short(row['checkpoint'])}  steps {row['from_step']:>5} to {row['to_step']:>5} by {short(row['signer'])} "
+        f"{short(row['checkpoint'])}  steps {row['from_step']:>5} to {row['to_step']:>5} "
+        f"by {short(row['signer'])}{name} "
         f"from {parent}, {row['finished']}{claimed}"
     )

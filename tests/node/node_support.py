@@ -75,3 +75,8 @@ class Contributor(NodeProcess):
             changed = asyncio.create_task(self._changed.wait())
             await asyncio.wait({changed, self._reader}, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
+
+    async def exited(self) -> None:
+        """Wait until it has ended by itself."""
+        assert self._reader is not None
+        await self._reader

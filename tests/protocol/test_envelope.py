@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from protocol_support import make_claim, person, signed
 
 from paris.protocol import envelope
 from paris.protocol.digests import sha256_of
-from paris.protocol.errors import EnvelopeError, UsageError
+from paris.protocol.errors import EnvelopeError, SignatureError, UsageError
 
 
 def test_a_signed_payload_verifies_and_reads_back():
@@ -68,3 +69,22 @@ def test_an_envelope_of_another_project_is_of_no_kind():
 )
 def test_sign_then_verify_is_the_identity(payload, number):
     assert envelope.verify(envelope.sign("tip", payload, person(number)), "tip").payload == payload
+
+
+def test_signatures_can_be_added_one_by_one_in_any_order():
+    three = [person(number) for number in (1, 2, 3)]
+    whole = envelope.sign("admission", {"v": 1}, *three)
+    for order in itertools.permutations(three):
+        data = envelope.sign("admission", {"v": 1}, order[0])
+        for who in order[1:]:
+            data = envelope.cosign(data, "admission", who)
+        assert data == whole
+        assert envelope.cosign(data, "admission", order[0]) == whole
+
+
+def test_nothing_is_added_to_what_does_not_verify():
+    data = envelope.sign("admission", {"v": 1}, person(1))
+    with pytest.raises(EnvelopeError):
+        envelope.cosign(data, "rotation", person(2))
+    with pytest.raises(SignatureError):
+        envelope.cosign(data.replace(b'"sig":"', b'"sig":"AAAA', 1), "admission", person(2))
