@@ -1,4 +1,5 @@
-# `make demo` and `make test` need nothing but Linux and Python >= 3.11: each creates .venv and installs what it uses.
+# `make demo` needs nothing but Linux and Python >= 3.11, `make test` a C compiler and the GMP headers besides (its message
+# says how to get them): each creates .venv and installs what it uses.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +30,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
-install: system-packages $(VENV)/.dev
+install: $(VENV)/.dev
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,light,web,scale,dev]'
 
 # py-libp2p (extra `light`) builds fastecdsa from source.
@@ -45,8 +46,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+$(VENV)/.dev: pyproject.toml constraints.txt | system-packages $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,light,dev]'
 	@touch $@ $(VENV)/.demo
 
 clean:
