@@ -89,17 +89,19 @@ def fit_row(features_ND: Tensor, logits_NK: Tensor, labels_N: Tensor) -> tuple[T
     row = torch.zeros(features_ND.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([row], max_iter=200, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
+    def loss() -> Tensor:
+        logit_N1 = (features_ND @ row[:-1] + row[-1])[:, None]
+        return functional.cross_entropy(torch.cat([logits_NK, logit_N1], dim=1), labels_N)
+
     def evaluate() -> Tensor:
         solver.zero_grad()
-        logit_N1 = (features_ND @ row[:-1] + row[-1])[:, None]
-        loss = functional.cross_entropy(torch.cat([logits_NK, logit_N1], dim=1), labels_N)
-        total = loss + L2 * row[:-1].square().sum()
+        total = loss() + L2 * row[:-1].square().sum()
         total.backward()
-        return total
+        return total.detach()
 
     solver.step(evaluate)
     weight_D = row.detach()[:-1] / scale_D
-    return weight_D, row.detach()[-1] - weight_D @ centre_D, float(evaluate())
+    return weight_D, row.detach()[-1] - weight_D @ centre_D, float(loss().detach())
 
 
 def _with_rows(router: Any, change: Any, experts: int) -> Any:

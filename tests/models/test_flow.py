@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from paris.models.flow import data_from_velocity, interpolate, logit_normal, velocity
+from paris.models.flow import data_from_velocity, interpolate, logit_normal, shift_times, velocity
 
 DATA = torch.tensor([[2.0, -4.0]])
 NOISE = torch.tensor([[-1.0, 8.0]])
@@ -54,3 +54,15 @@ def test_logit_normal_times_by_hand():
     times = logit_normal(np.array([0.0, np.log(3.0), -np.log(3.0)]))
     assert times.dtype == np.float32
     np.testing.assert_allclose(times, [0.5, 0.75, 0.25], rtol=1e-6)
+
+
+def test_shifted_times_by_hand():
+    np.testing.assert_allclose(shift_times(np.array([0.0, 0.25, 0.5, 1.0]), 3.0), [0.0, 0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(shift_times(np.array([0.3]), 1.0), [0.3])
+
+
+def test_a_shift_divides_the_signal_to_noise_ratio_by_its_square():
+    times = np.linspace(0.05, 0.95, 7)
+    ratio = ((1 - times) / times) ** 2
+    shifted = shift_times(times, 2.5)
+    np.testing.assert_allclose(((1 - shifted) / shifted) ** 2, ratio / 2.5**2)

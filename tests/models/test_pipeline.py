@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from PIL import Image
 
+from paris.models.centroids import Centroids
 from paris.models.checkpoints import CheckpointError
+from paris.models.conversion import Prediction
 from paris.models.ensemble import Ensemble
+from paris.models.experts import MemoryCapError
 from paris.models.latents import Pixels, open_codec
 from paris.models.pipeline import ParisPipeline, PipelineError, to_images, write_index
 from paris.models.presets import PRESETS
+from paris.models.schedulers import SCHEDULERS, SchedulerError, make_scheduler, shift_of
 from paris.models.text import open_text_encoder
 
 PROMPTS = ["a red fox", "a blue car"]
@@ -28,7 +33,9 @@ def minilm():
 @pytest.fixture
 def pipeline(make_expert, make_router, minilm):
     ensemble = Ensemble([make_expert(0), make_expert(1), make_expert(2)], make_router(3, 4))
-    return ParisPipeline(ensemble, Pixels(), minilm, FlowMatchEulerDiscreteScheduler(), PRESETS["micro"].shape)
+    quiet = ParisPipeline(ensemble, Pixels(), minilm, FlowMatchEulerDiscreteScheduler(), PRESETS["micro"].shape)
+    quiet.set_progress_bar_config(disable=True)
+    return quiet
 
 
 @pytest.fixture
@@ -64,6 +71,8 @@ def test_one_seed_counts_up_and_seeds_pair_with_prompts(pipeline):
     np.testing.assert_array_equal(pixels(counted), pixels(listed))
     with pytest.raises(PipelineError, match="2 prompts and 1 seeds"):
         pipeline(PROMPTS, seed=[1])
+    with pytest.raises(PipelineError, match="2 prompts and 3 negative"):
+        pipeline(PROMPTS, ["a", "b", "c"])
 
 
 def test_top_k_beyond_the_experts_means_all(pipeline):
@@ -76,10 +85,20 @@ def test_prompt_and_negative_prompt_matter(pipeline):
     assert not np.array_equal(plain, pixels(pipeline("a red fox", "blurred", num_inference_steps=3)))
 
 
-def test_callback_sees_every_step(pipeline):
+def test_callback_sees_every_step_and_may_change_it(pipeline):
     seen = []
-    pipeline("a fox", num_inference_steps=4, callback=lambda step, latents: seen.append((step, tuple(latents.shape))))
-    assert seen == [(step, (1, 3, 32, 32)) for step in (1, 2, 3, 4)]
+
+    def watch(caller, step, timestep, values):
+        assert caller is pipeline
+        seen.append((step, float(timestep), tuple(values["latents"].shape)))
+
+    plain = pipeline("a fox", num_inference_steps=4, callback_on_step_end=watch)
+    assert [step for step, _, _ in seen] == [0, 1, 2, 3]
+    assert {shape for _, _, shape in seen} == {(1, 3, 32, 32)}
+    assert [timestep for _, timestep, _ in seen] == sorted((timestep for _, timestep, _ in seen), reverse=True)
+    grey = pipeline("a fox", num_inference_steps=4, callback_on_step_end=lambda *a: {"latents": a[-1]["latents"] * 0})
+    assert set(pixels(grey).ravel().tolist()) == {128}
+    assert not np.array_equal(pixels(plain), pixels(grey))
 
 
 def test_half_precision_draws_nearly_the_same(folder):
@@ -153,3 +172,136 @@ def test_an_index_that_names_no_experts_is_refused_in_words(folder, text):
     (folder / "model_index.json").write_text(text)
     with pytest.raises(PipelineError, match=r"not a whole pipeline: model_index\.json"):
         ParisPipeline.from_pretrained(folder)
+
+
+def test_a_negative_prompt_each_leads_each_picture_away(pipeline):
+    together = pixels(pipeline(PROMPTS, ["blurred", "dark"], num_inference_steps=3, seed=[1, 2]))
+    alone = pixels(pipeline(PROMPTS[1], "dark", num_inference_steps=3, seed=2))
+    assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
+
+
+def test_measured_numbers_and_objectives_travel_with_the_folder(pipeline, tmp_path):
+    pipeline.top_k, pipeline.ensemble.router_temperature = 3, 1.7
+    kinds = [Prediction("velocity"), Prediction("ddpm-noise", "linear"), Prediction("ddpm-x0", "cosine")]
+    pipeline.ensemble.predictions = kinds
+    pipeline.save_pretrained(tmp_path)
+    reopened = ParisPipeline.from_pretrained(tmp_path)
+    assert (reopened.top_k, reopened.ensemble.router_temperature) == (3, 1.7)
+    assert reopened.ensemble.predictions == kinds
+    ours, theirs = (each("a fox", num_inference_steps=3) for each in (pipeline, reopened))
+    np.testing.assert_array_equal(pixels(ours), pixels(theirs))
+    assert len(ours.routing[0]) == 3
+
+
+def test_a_folder_without_objectives_is_all_velocity(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    plain = {name: index[name] for name in ("_class_name", "experts", "codec")}
+    (folder / "model_index.json").write_text(json.dumps(plain))
+    reopened = ParisPipeline.from_pretrained(folder)
+    assert reopened.ensemble.predictions == [Prediction()] * 3
+    assert reopened.top_k == 2
+
+
+@pytest.mark.parametrize(
+    ("objectives", "said"),
+    [
+        ([{"objective": "velocity"}], "one objective an expert"),
+        ("velocity", "one objective an expert"),
+        (["flow"] * 3, "no objective 'flow'"),
+    ],
+)
+def test_wrong_objectives_in_an_index_are_named(folder, objectives, said):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "objectives": objectives}))
+    with pytest.raises(ValueError, match=said):
+        ParisPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_draws_and_comes_back_from_its_folder(pipeline, tmp_path, name):
+    pipeline.scheduler = make_scheduler(name, shift=2.0)
+    pipeline.save_pretrained(tmp_path)
+    reopened = ParisPipeline.from_pretrained(tmp_path)
+    assert type(reopened.scheduler) is type(pipeline.scheduler)
+    assert shift_of(reopened.scheduler) == 2.0
+    ours, theirs = (pixels(each("a fox", num_inference_steps=4)) for each in (pipeline, reopened))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_memory_cap_changes_no_pixel(pipeline, folder):
+    size = sum(p.numel() for p in pipeline.ensemble.expert(0).parameters()) * 4
+    capped = ParisPipeline.from_pretrained(folder, memory_bytes=size)
+    ours, theirs = (pixels(each(PROMPTS, num_inference_steps=3)) for each in (pipeline, capped))
+    np.testing.assert_array_equal(ours, theirs)
+    assert len(capped.ensemble.experts.resident) == 1
+    with pytest.raises(MemoryCapError, match="memory cap"):
+        ParisPipeline.from_pretrained(folder, memory_bytes=size - 1)("a fox", num_inference_steps=2)
+
+
+def test_oracle_draws_with_the_named_experts_alone(pipeline):
+    output = pipeline(PROMPTS, num_inference_steps=3, strategy="oracle", cluster=[2, 0])
+    assert [[(p.expert, p.steps) for p in parts] for parts in output.routing] == [[(2, 3)], [(0, 3)]]
+
+
+def test_image_to_image_keeps_the_picture_the_better_the_weaker_it_is(pipeline):
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    far = []
+    for strength in (0.05, 0.3, 0.9):
+        drawn = pixels(pipeline("a fox", image=picture, strength=strength, num_inference_steps=20))[0]
+        far.append(np.abs(drawn.astype(int) - np.asarray(picture)).mean())
+    assert far == sorted(far)
+    assert far[0] < 0.5 * far[2]
+
+
+def test_image_to_image_at_full_strength_forgets_the_picture(pipeline):
+    plain = pixels(pipeline("a fox", num_inference_steps=3))
+    picture = Image.new("RGB", (100, 40), "red")
+    np.testing.assert_array_equal(plain, pixels(pipeline("a fox", num_inference_steps=3, image=picture, strength=1.0)))
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, 1.5, 0.1])
+def test_a_strength_that_leaves_no_step_is_explained(pipeline, strength):
+    with pytest.raises(SchedulerError, match="leaves nothing to draw"):
+        pipeline("a fox", num_inference_steps=3, image=Image.new("RGB", (32, 32)), strength=strength)
+
+
+def test_another_size_is_refused_where_positions_were_learned(pipeline):
+    with pytest.raises(PipelineError, match="learned for that size"):
+        pipeline("a fox", height=64)
+    assert pixels(pipeline("a fox", num_inference_steps=2, height=32, width=32)).shape == (1, 32, 32, 3)
+
+
+def test_to_moves_precision_of_experts_and_router(pipeline, folder):
+    half = ParisPipeline.from_pretrained(folder).to(torch.bfloat16)
+    half.ensemble.expert(1)
+    assert {half.dtype, half.ensemble.expert(1).dtype, half.ensemble.router.dtype} == {torch.bfloat16}
+    assert half.to("cpu", dtype=torch.float32).ensemble.expert(1).dtype == torch.float32
+    np.testing.assert_array_equal(
+        pixels(pipeline("a fox", num_inference_steps=2)),
+        pixels(ParisPipeline.from_pretrained(folder).to("cpu")("a fox", num_inference_steps=2)),
+    )
+
+
+def test_a_scheduler_of_another_path_is_refused(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    for config in (
+        {"_class_name": "DDIMScheduler"},
+        {"_class_name": "UniPCMultistepScheduler"},
+        {},
+        {"_class_name": []},
+    ):
+        path.write_text(json.dumps(config))
+        with pytest.raises(SchedulerError):
+            ParisPipeline.from_pretrained(folder)
+
+
+def test_centres_travel_with_the_pipeline(pipeline, cache, tmp_path):
+    pipeline.ensemble.centroids = Centroids.measure(cache, 2).with_cluster(
+        torch.zeros(4, 3, 32, 32), torch.zeros(4, 384)
+    )
+    ours = pipeline("a fox", num_inference_steps=3, strategy="router-free")
+    pipeline.save_pretrained(tmp_path)
+    theirs = ParisPipeline.from_pretrained(tmp_path)("a fox", num_inference_steps=3, strategy="router-free")
+    assert ours.routing == theirs.routing
+    np.testing.assert_array_equal(pixels(ours), pixels(theirs))
