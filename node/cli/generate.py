@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from paris.node.cli.drawing import (
+    SCHEDULERS,
+    STRATEGIES,
+    USUAL_STRENGTH,
+    Choice,
+    Drawing,
+    draw,
+    read_picture,
+    size_bytes,
+)
 from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable
 from paris.node.settings import Settings
@@ -23,11 +32,49 @@ def generate(
         "paris.png"
     ),
     top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Experts that draw each step of each picture (default 2).")
+        int | None,
+        typer.Option(
+            "--top-k", min=1, help="Experts that draw each step of each picture (default: the run's, else 2)."
+        ),
     ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help=f"How experts are chosen: {', '.join(STRATEGIES)} (default top-k).")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Draw with every expert at least this probable.")
+    ] = None,
+    mass: Annotated[
+        float | None, typer.Option("--mass", help="Draw with the fewest experts that reach this probability together.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Evens routing out above 1, sharpens it below.")
+    ] = None,
+    expert: Annotated[int | None, typer.Option("--expert", help="Draw with this expert alone, counted from 0.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Denoising steps.")] = 30,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help=f"{', '.join(SCHEDULERS)} (default: the ensemble's own, euler).")
+    ] = None,
     guidance: Annotated[float, typer.Option("--guidance", help="Classifier-free guidance scale; 1 is none.")] = 3.0,
+    guidance_weights: Annotated[
+        str | None,
+        typer.Option("--guidance-weights", help="Experts of guidance's other half: exact, shared or auto (default)."),
+    ] = None,
+    negative: Annotated[str, typer.Option("--negative", help="What guidance leads away from.")] = "",
+    image: Annotated[Path | None, typer.Option("--image", help="A picture to start from.")] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option("--strength", help=f"How far that picture is changed, 0 to 1 (default {USUAL_STRENGTH})."),
+    ] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Pixels, where the experts allow it.")] = None,
+    height: Annotated[int | None, typer.Option("--height", min=1, help="Pixels, where the experts allow it.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the first picture; the others count up.")] = 0,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Also write who drew which step: a picture (.png) or numbers (.json)."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Cap on loaded experts, such as 800MB or 12GB (default: all stay).")
+    ] = None,
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
@@ -36,44 +83,22 @@ def generate(
     """Draw pictures with a fetched ensemble (a run key fetches it first)."""
     with errors_to_exit_codes(as_json=json):
         settings = Settings.load(home=home, peers=peer, listen=listen)
-        if file.is_dir():
-            raise UsageError(f"{file} is a folder", hint="Give --out the name of a PNG file.")
-        result = draw(
-            ensemble_folder(source, settings), prompts, file, top_k=top_k, steps=steps, guidance=guidance, seed=seed
-        )
+        for written in (file, trace):
+            if written is not None and written.is_dir():
+                raise UsageError(f"{written} is a folder", hint="Give --out and --trace the name of a file.")
+        drawing = Drawing(
+            Choice(strategy, top_k, threshold, mass, temperature, expert, guidance_weights),
+            steps, scheduler, guidance, negative, seed, image, strength, width, height, size_bytes(memory), trace,
+        )  # fmt: skip
+        picture = read_picture(image) if image else None
+        result = draw(ensemble_folder(source, settings), prompts, file, drawing, picture, quiet=json)
         if json:
             emit(result)
             return
-        for picture in result["pictures"]:
-            shares = ", ".join(f"expert {e['expert']}: {e['steps']} steps" for e in picture["experts"])
-            err.print(f"  {picture['prompt']}: {shares}", markup=False)
+        for drawn in result["pictures"]:
+            shares = ", ".join(f"expert {e['expert']}: {e['steps']} steps" for e in drawn["experts"])
+            err.print(f"  {drawn['prompt']}: {shares}", markup=False)
         out.print(str(file), markup=False)
-
-
-def draw(
-    folder: Path, prompts: list[str], file: Path, *, top_k: int | None, steps: int, guidance: float, seed: int
-) -> dict[str, Any]:
-    """Draw one picture a prompt into a PNG and return who drew what; two experts a step where there are two."""
-    from paris.models.pipeline import ParisPipeline
-    from paris.node.grid import captioned_grid, save_png
-
-    pipeline = ParisPipeline.from_pretrained(folder)
-    experts = len(pipeline.ensemble)
-    if top_k is not None and top_k > experts:
-        raise UsageError(f"--top-k {top_k} asks for more experts than there are", hint=f"This ensemble has {experts}.")
-    output = pipeline(
-        prompts,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        top_k=top_k or min(2, experts),
-        seed=seed,
-    )
-    save_png(captioned_grid(output.images, prompts), file)
-    pictures = [
-        {"prompt": prompt, "seed": seed + i, "experts": [asdict(part) for part in routing]}
-        for i, (prompt, routing) in enumerate(zip(prompts, output.routing, strict=True))
-    ]
-    return {"file": str(file), "pictures": pictures}
 
 
 def ensemble_folder(source: str, settings: Settings) -> Path:

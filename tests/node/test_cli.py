@@ -88,6 +88,7 @@ def test_help_names_the_defaults(command: str) -> None:
         (("doctor", "paris://abc"), "64 hexadecimal digits"),
         (("generate", RUN[:-1], "a fox"), "this one has 63"),
         (("generate", "no-such-folder", "a fox", "--out", "."), "is a folder"),
+        (("generate", "x", "a fox", "--trace", "."), "is a folder"),
         (("key", "import", "no-such-file"), "there is no file"),
     ],
 )
