@@ -14,6 +14,7 @@ from paris.protocol.curation import Admission
 from paris.protocol.errors import LineageError, VerificationError
 from paris.protocol.genesis import Genesis
 from paris.protocol.limits import LIMITS
+from paris.protocol.progress import stale
 
 
 def chain(
@@ -56,7 +57,10 @@ def chain(
         newest_first.append(checkpoint)
         digest = checkpoint.parent
     _check_first(newest_first[-1], genesis, bases)
-    return tuple(reversed(newest_first))
+    lineage = tuple(reversed(newest_first))
+    if late := stale(lineage):
+        raise LineageError(f"{_name(late)} is stale", f"claim {late.fence} of its signer had been replaced by a later one")
+    return lineage
 
 
 def _open(digest: str, get: Callable[[str], bytes | None]) -> Checkpoint:
@@ -109,9 +113,6 @@ def _check_link(parent: Checkpoint, child: Checkpoint) -> None:
     if parent.to_step != child.from_step:
         why = f"it starts at step {child.from_step}, its parent ends at {parent.to_step}"
         raise LineageError(f"{_name(child)} does not continue its parent", why)
-    if parent.signer == child.signer and child.fence < parent.fence:
-        why = f"it was trained under claim {child.fence}, its parent by the same signer under claim {parent.fence}"
-        raise LineageError(f"{_name(child)} is stale", why)
     if child.start is not None:
         raise LineageError(
             f"{_name(child)} has a parent and a start", "only the first checkpoint of a unit has a start"
