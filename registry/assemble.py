@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from paris.models.conversion import Prediction
 from paris.models.pipeline import write_index
 from paris.protocol.errors import UnavailableError, UsageError
 from paris.protocol.limits import LIMITS
@@ -102,7 +103,9 @@ def _lay_out(
             store.checkout(codec, staging / "vae")
         text = genesis.text.model_dump(mode="json")
         with explained_disk_errors(folder):
-            write_index(staging, len(genesis.clusters), genesis.codec.kind, text, scheduler=True)
+            recipes = [genesis.recipe(f"cluster-{k}") for k in range(len(genesis.clusters))]
+            objectives = [Prediction.of(recipe.model_dump()).names() for recipe in recipes]
+            write_index(staging, len(genesis.clusters), genesis.codec.kind, text, scheduler=True, objectives=objectives)
         _write_provenance(library, resolved, staging / "provenance")
         replace_directory(staging, folder)
     finally:

@@ -35,8 +35,9 @@ _EXPERT = {
     "text_dropout": "0.1",
     "grad_clip": "1.0",
     "seed": 0,
+    "times": "logit-normal",
 }
-_ROUTER = {**_EXPERT, "ema": "0.995"}
+_ROUTER = {**_EXPERT, "ema": "0.995", "times": "uniform"}
 
 
 def _recipe(shared: dict[str, object], steps: int, batch: int, lr: str, precision: str = "bf16") -> Recipe:
