@@ -254,20 +254,22 @@ def test_damping_below_one_biases_even_exact_experts(states):
 STEPS = {"euler": 100, "heun": 30, "unipc": 30, "dpm++": 40}
 
 
-def drawn(mixture: Mixture, name: str, steps: int, count: int, **more) -> torch.Tensor:
+def drawn(mixture: Mixture, name: str, steps: int, count: int, predictions=None, **more) -> torch.Tensor:
     text = mixture.texts(torch.zeros(count, dtype=torch.int64))
-    mixing = Ensemble(mixture.experts(), Router(mixture), Routing("full"))
+    mixing = Ensemble(mixture.experts(predictions), Router(mixture), Routing("full"), predictions=predictions)
     latents, _ = sample(
         mixing, text, text, mixture.shape, make_scheduler(name), steps=steps, guidance=1.0, seeds=range(count), **more
     )
     return latents.flatten(1).double()
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_samples_match_the_mixture(name):
+@pytest.mark.parametrize(
+    ("name", "predictions"), [*((name, None) for name in SCHEDULERS), ("unipc", MIXED_OBJECTIVES[:3])]
+)
+def test_samples_match_the_mixture(name, predictions):
     """Shares within four binomial deviations, means and variances within four of theirs and the solver's own bias."""
     mixture, count = separate(), 3000
-    x = drawn(mixture, name, STEPS[name], count)
+    x = drawn(mixture, name, STEPS[name], count, predictions)
     nearest = (x[:, None] - mixture.means_KCD[:, 0]).square().sum(-1).argmin(-1)
     for k, share in enumerate(mixture.shares_KC[:, 0].tolist()):
         own, variance = x[nearest == k], float(mixture.variances_KC[k, 0])

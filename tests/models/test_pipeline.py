@@ -14,11 +14,13 @@ from PIL import Image
 from paris.models.centroids import Centroids
 from paris.models.checkpoints import CheckpointError
 from paris.models.conversion import Prediction
+from paris.models.dit import DiT
 from paris.models.ensemble import Ensemble
 from paris.models.experts import MemoryCapError
 from paris.models.latents import Pixels, open_codec
 from paris.models.pipeline import ParisPipeline, PipelineError, to_images, write_index
 from paris.models.presets import PRESETS
+from paris.models.router import Router
 from paris.models.schedulers import SCHEDULERS, SchedulerError, make_scheduler, shift_of
 from paris.models.text import open_text_encoder
 
@@ -270,6 +272,19 @@ def test_another_size_is_refused_where_positions_were_learned(pipeline):
     with pytest.raises(PipelineError, match="learned for that size"):
         pipeline("a fox", height=64)
     assert pixels(pipeline("a fox", num_inference_steps=2, height=32, width=32)).shape == (1, 32, 32, 3)
+
+
+def test_rotary_experts_draw_other_sizes(minilm):
+    torch.manual_seed(0)
+    experts = [DiT(**PRESETS["micro"].expert, positions="rotary") for _ in range(2)]
+    ensemble = Ensemble(experts, Router(**PRESETS["micro"].router, clusters=2, positions="rotary"))
+    pipeline = ParisPipeline(ensemble, Pixels(), minilm, FlowMatchEulerDiscreteScheduler(), PRESETS["micro"].shape)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a fox", num_inference_steps=2, width=64, height=40).images[0].size == (64, 40)
+    wide = pipeline("a fox", num_inference_steps=2, width=64, image=Image.new("RGB", (10, 10)))
+    assert wide.images[0].size == (64, 32)
+    with pytest.raises(PipelineError, match="multiples of 8"):
+        pipeline("a fox", width=60)
 
 
 def test_to_moves_precision_of_experts_and_router(pipeline, folder):
