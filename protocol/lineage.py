@@ -59,7 +59,7 @@ def chain(
     _check_first(newest_first[-1], genesis, bases)
     lineage = tuple(reversed(newest_first))
     if late := stale(lineage):
-        raise LineageError(f"{_name(late)} is stale", f"claim {late.fence} of its signer had been replaced by a later one")
+        raise LineageError(f"{_name(late)} is stale", f"its signer had replaced claim {late.fence} by a later one")
     return lineage
 
 
