@@ -18,11 +18,11 @@ from paris.node.home import Home
 from paris.node.peercache import PeerCache
 from paris.node.settings import Settings
 from paris.protocol.identity import Identity
-from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry
 from paris.protocol.records import Record
-from paris.protocol.transport import blobs, fetch
+from paris.protocol.transport import blobs, fetch, records
 from paris.protocol.transport.dht import Swarm
+from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.registry.atomic import write_bytes
 from paris.registry.library import Library, Progress
 from paris.registry.runkey import RunKey
@@ -31,8 +31,8 @@ from paris.registry.runkey import RunKey
 class SwarmNetwork:
     """The network as `paris.registry` asks for it, over a live swarm."""
 
-    def __init__(self, swarm: Swarm) -> None:
-        self._swarm = swarm
+    def __init__(self, swarm: Swarm, down: Throttle = UNLIMITED) -> None:
+        self._swarm, self._down = swarm, down
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Return the newest valid record of every signer in one slot."""
@@ -40,11 +40,12 @@ class SwarmNetwork:
 
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """Return a small blob; every peer we are connected to is asked after the named providers."""
-        return await fetch.fetch_blob(self._swarm, digest, await self._everybody(providers), LIMITS.blob_bytes)
+        return await fetch.fetch_blob(self._swarm, digest, await self._everybody(providers), down=self._down)
 
-    async def fetch_file(self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress) -> None:
-        """Complete `partial` from several providers at once."""
-        await fetch.fetch_file(self._swarm, entry, await self._everybody(providers), partial, progress)
+    async def fetch_file(self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress) -> str:
+        """Complete `partial` from several providers at once; return the digest of the whole, hashed on the way."""
+        everybody = await self._everybody(providers)
+        return await fetch.fetch_file(self._swarm, entry, everybody, partial, progress, down=self._down)
 
     async def _everybody(self, first: Sequence[str]) -> list[str]:
         return list(dict.fromkeys((*first, *await self._swarm.neighbours())))
@@ -94,13 +95,15 @@ async def open_peer(settings: Settings, key: RunKey, *, serve: bool = True) -> A
         sources = Sources(settings, key, cache, identity.peer_id)
         async with _joined(settings, sources, identity_path, home, serve=serve) as (swarm, tried):
             cache.note(tried.dials, now_s())
-            peer = Peer(home, identity, swarm, Library(home.store, SwarmNetwork(swarm)), sources, tried, cache)
+            library = Library(home.store, SwarmNetwork(swarm, Throttle(settings.down)))
+            peer = Peer(home, identity, swarm, library, sources, tried, cache)
             if not serve:
                 if not tried.answered:
                     raise tried.error()
                 yield peer
                 return
-            await blobs.serve(swarm, home.store)
+            await blobs.serve(swarm, home.store, Throttle(settings.up))
+            await records.serve(swarm)
             announced = lan.beacon(key.run, peer.peer_id, swarm.addrs, settings.listen)
             async with announced if settings.lan else nullcontext():
                 yield peer

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 from paris.protocol.errors import UsageError
+from paris.protocol.transport.rate import LEAST_BYTES_PER_S
 from paris.registry.runkey import hub_repository, peer_address
 
+_SIZE = TypeAdapter(ByteSize)
 _NOT_SETTINGS = frozenset({"home", "asked_peers"})
 _SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -25,6 +29,8 @@ class Settings:
         asked_peers: The ones of the command line among them.
         hub: Repository on the Hugging Face Hub with a peers file, `owner/name`.
         lan: Whether to find, and be found by, nodes of the same run on the local network (mDNS).
+        up: Most bytes a second to send to others, all transfers together; 0: no limit.
+        down: Most bytes a second to fetch from others, all transfers together; 0: no limit.
     """
 
     home: Path = field(default_factory=lambda: Path.home() / ".paris")
@@ -36,6 +42,8 @@ class Settings:
     hub: str = ""
     lan: bool = True
     threads: int = 0
+    up: int = 0
+    down: int = 0
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
@@ -83,25 +91,21 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _typed(name: str, value: Any) -> Any:
     """Bring a value from a file, the environment or a flag to the type of its field."""
-    match name:
-        case "home":
-            return Path(value).expanduser()
-        case "threads":
-            if not str(value).isdecimal():
-                raise UsageError(
-                    f"threads = {value!r} is not a number of CPU threads", hint="Give 0 for all cores, or 1, 2, …"
-                )
-            return int(value)
-        case "peers" | "announce":
-            return _addresses(name, value)
-        case "lan":
-            return _switch(name, value)
-        case "hub":
-            return hub_repository(value) if isinstance(value, str) else hub_repository(repr(value))
-        case _:
-            if not isinstance(value, str):
-                raise UsageError(f"{name} = {value!r} is not a text", hint=f'Put it in quotes: {name} = "…"')
-            return value
+    return _READERS.get(name, _text)(name, value)
+
+
+def _folder(_name: str, value: Any) -> Path:
+    return Path(value).expanduser()
+
+
+def _repository(_name: str, value: Any) -> str:
+    return hub_repository(value if isinstance(value, str) else repr(value))
+
+
+def _threads(name: str, value: Any) -> int:
+    if not str(value).isdecimal():
+        raise UsageError(f"{name} = {value!r} is not a number of CPU threads", hint="Give 0 for all cores, or 1, 2, …")
+    return int(value)
 
 
 def _switch(name: str, value: Any) -> bool:
@@ -111,6 +115,27 @@ def _switch(name: str, value: Any) -> bool:
     return _SWITCH[text]
 
 
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} = {value!r} is not a text", hint=f'Put it in quotes: {name} = "…"')
+    return value
+
+
+def _rate(name: str, value: Any) -> int:
+    """Bytes a second from `2MB/s`, `500kB`, `2MiB/s`, `16Mbit/s` or a number of bytes."""
+    said = f"{name} = {value!r}"
+    example = f"Write {name} = 2MB/s, 500kB/s or 2MiB/s; 0 is no limit"
+    text = str(value).strip().removesuffix("/s").removesuffix("ps").strip()
+    try:
+        bytes_per_s = int(_SIZE.validate_python(text))
+    except (ValidationError, OverflowError):
+        raise UsageError(f"{said} is not a number of bytes a second", hint=example) from None
+    if 0 < bytes_per_s < LEAST_BYTES_PER_S:
+        why = f"others take a node for stalled that moves less than {LEAST_BYTES_PER_S // 1000} kB/s"
+        raise UsageError(f"{said} is too little", why, example)
+    return bytes_per_s
+
+
 def _addresses(name: str, value: Any) -> tuple[str, ...]:
     """Addresses from a list, or from one text with commas; peers must name who answers there."""
     parts = value.split(",") if isinstance(value, str) else value
@@ -118,3 +143,15 @@ def _addresses(name: str, value: Any) -> tuple[str, ...]:
         raise UsageError(f"{name} = {value!r} is not a list of addresses", hint=f'Write {name} = ["/ip4/…"]')
     given = (part.strip() for part in parts if part.strip())
     return tuple(peer_address(part) if name == "peers" else part for part in given)
+
+
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "home": _folder,
+    "threads": _threads,
+    "peers": _addresses,
+    "announce": _addresses,
+    "lan": _switch,
+    "hub": _repository,
+    "up": _rate,
+    "down": _rate,
+}

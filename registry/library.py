@@ -26,8 +26,10 @@ class Network(Protocol):
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """Return a small blob from the first provider whose bytes hash to `digest`."""
 
-    async def fetch_file(self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress) -> None:
-        """Complete `partial`, every piece verified."""
+    async def fetch_file(
+        self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress
+    ) -> str | None:
+        """Complete `partial`, every piece verified; return the digest of the whole where it was hashed on the way."""
 
 
 class Library:
@@ -75,9 +77,9 @@ class Library:
         for entry in entries:
             if self.store.path(entry.sha256):
                 continue
-            partial = self.store.partial(entry.sha256)
-            await self._online(entry.name).fetch_file(entry, providers, partial, progress or (lambda _bytes: None))
-            await asyncio.to_thread(self.store.commit_partial, entry)
+            partial, told = self.store.partial(entry), progress or (lambda _bytes: None)
+            hashed = await self._online(entry.name).fetch_file(entry, providers, partial, told)
+            await asyncio.to_thread(self.store.commit_partial, entry, hashed)
             fetched_bytes += entry.size
         return fetched_bytes
 

@@ -1,7 +1,8 @@
 """A content-addressed store on disk: bytes are named by their sha256, so a file is either right or not there.
 
     root/blobs/<first 2 hex>/<64 hex>     whole, verified blobs, read-only
-    root/partial/<64 hex>                 downloads under way; they survive a crash and are resumed
+    root/partial/<64 hex>.<16 hex>        downloads under way, named after the whole and the pieces they are promised to
+                                          consist of; they survive a crash and are resumed
     root/damaged/<64 hex>                 blobs that no longer match their name, set aside to be fetched again
 
 Several processes may share one root: a blob appears by an atomic rename, and two that put the same bytes agree anyway.
@@ -43,9 +44,14 @@ class Store:
         path = self._blob(digest)
         return path if path.is_file() else None
 
-    def partial(self, digest: str) -> Path:
-        """Return where the unfinished download of a blob lies or shall lie."""
-        return self._partial / hex_of(digest)
+    def partial(self, entry: FileEntry) -> Path:
+        """Return where the unfinished download of a file lies or shall lie.
+
+        Manifests that promise the same file and list other pieces of it (one of them lies) have different ones: what
+        one download has verified, no other overwrites with anything else.
+        """
+        pieces = sha256_of("\n".join((str(entry.size), *entry.pieces)).encode())
+        return self._partial / f"{hex_of(entry.sha256)}.{hex_of(pieces)[:16]}"
 
     def put_bytes(self, data: bytes) -> str:
         """Store `data` and return its digest. A damaged copy of it is replaced.
@@ -125,16 +131,20 @@ class Store:
         """Return the files of `manifest` that are not here (by name and size; `verify` reads the bytes)."""
         return tuple(entry for entry in manifest.files if not self._has(entry))
 
-    def commit_partial(self, entry: FileEntry) -> Path:
-        """Turn a finished download into a blob after hashing it whole. It may have been committed by another process.
+    def commit_partial(self, entry: FileEntry, hashed: str | None = None) -> Path:
+        """Turn a finished download into a blob. It may have been committed by another process.
+
+        Args:
+            entry: What was downloaded.
+            hashed: Digest of the whole, by whoever wrote it and hashed every byte on the way; None: it is hashed here.
 
         Raises:
             UnavailableError: there is neither a partial file nor the blob.
             DigestError: the partial file does not match; it stays, for its good pieces can be kept.
         """
-        partial = self.partial(entry.sha256)
+        partial = self.partial(entry)
         try:
-            if partial.stat().st_size != entry.size or _digest_of(partial) != entry.sha256:
+            if partial.stat().st_size != entry.size or (hashed or _digest_of(partial)) != entry.sha256:
                 raise DigestError(
                     f"The download of {entry.name} does not match its digest {entry.sha256}",
                     f"{partial} was changed or is not finished",
@@ -181,8 +191,9 @@ class Store:
         return total
 
     def remove(self, digest: str) -> bool:
-        """Forget a blob and its partial download; say whether the blob was here."""
-        self.partial(digest).unlink(missing_ok=True)
+        """Forget a blob and its partial downloads; say whether the blob was here."""
+        for partial in self._partial.glob(f"{hex_of(digest)}.*"):
+            partial.unlink(missing_ok=True)
         path = self.path(digest)
         if path is None:
             return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
+from paris.node.cli.options import HomeOption, JsonOption, LightOption, ListenOption, PeerOption, RunKeyArgument
 from paris.node.console import emit, err, errors_to_exit_codes, out, plain, printable, short
 from paris.node.settings import Settings
 from paris.protocol.errors import VerificationError
@@ -22,6 +22,7 @@ def audit(
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
+    light: LightOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check every signature, digest and parent of a run, and say which level each expert reached.
@@ -29,23 +30,24 @@ def audit(
     Exit code 3 if any check fails.
     """
     with errors_to_exit_codes(as_json=json):
-        report = asyncio.run(audit_run(RunKey.parse(run), Settings.load(home=home, peers=peer, listen=listen)))
+        settings = Settings.load(home=home, peers=peer, listen=listen)
+        report = asyncio.run(audit_run(RunKey.parse(run), settings, light=light))
         emit(report.as_json()) if json else print_report(report)
         if not report.ok:
             raise typer.Exit(VerificationError.exit_code)
 
 
-async def audit_run(key: RunKey, settings: Settings) -> Audit:
+async def audit_run(key: RunKey, settings: Settings, *, light: bool = False) -> Audit:
     """Resolve a run and check all of it."""
-    from paris.node.peer import open_peer
+    from paris.node.light import open_library
     from paris.registry.audit import audit as audit_resolved
     from paris.registry.resolve import known_peers, load_genesis, resolve
 
-    async with open_peer(settings, key, serve=False) as peer:
-        providers = tuple(record.signer for record in await known_peers(peer.library, key.run))
-        await load_genesis(peer.library, key.run, providers, hints=(*key.peers, *settings.peers))
-        resolved = await resolve(peer.library, key.run, providers)
-        return await audit_resolved(peer.library, resolved, providers, lambda unit: err.print(f"checking {unit} …"))
+    async with open_library(settings, key, light=light) as library:
+        providers = tuple(record.signer for record in await known_peers(library, key.run))
+        await load_genesis(library, key.run, providers, hints=(*key.peers, *settings.peers))
+        resolved = await resolve(library, key.run, providers)
+        return await audit_resolved(library, resolved, providers, lambda unit: err.print(f"checking {unit} …"))
 
 
 def print_report(report: Audit) -> None:

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
+from paris.node.cli.options import (
+    DownOption,
+    HomeOption,
+    JsonOption,
+    LightOption,
+    ListenOption,
+    PeerOption,
+    RunKeyArgument,
+    UpOption,
+)
 from paris.node.console import emit, err, errors_to_exit_codes, out, progress_bar, short
 from paris.node.settings import Settings
 from paris.registry.runkey import RunKey
@@ -20,6 +29,9 @@ def fetch(
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
+    light: LightOption = False,
+    up: UpOption = None,
+    down: DownOption = None,
     json: JsonOption = False,
 ) -> None:
     """Fetch the newest verified checkpoint of every expert and the router, from several peers at once.
@@ -30,26 +42,27 @@ def fetch(
         key = RunKey.parse(run)
         folder = to or Path(f"paris-{key.hex[:10]}")
         stands_in_it = folder.resolve() == Path.cwd()
-        result = asyncio.run(fetch_run(key, Settings.load(home=home, peers=peer, listen=listen), folder))
+        settings = Settings.load(home=home, peers=peer, listen=listen, up=up, down=down)
+        result = asyncio.run(fetch_run(key, settings, folder, light=light))
         if stands_in_it:
             err.print("  this folder was replaced as a whole: `cd .` shows what is in it now")
         emit(result) if json else out.print(str(folder), markup=False)
 
 
-async def fetch_run(key: RunKey, settings: Settings, folder: Path) -> dict[str, Any]:
+async def fetch_run(key: RunKey, settings: Settings, folder: Path, *, light: bool = False) -> dict[str, Any]:
     """Resolve, verify and lay out a run; return what was done."""
-    from paris.node.peer import open_peer
+    from paris.node.light import open_library
     from paris.registry.assemble import fetch_ensemble
     from paris.registry.resolve import known_peers, load_genesis, resolve
 
-    async with open_peer(settings, key, serve=False) as peer:
-        providers = tuple(record.signer for record in await known_peers(peer.library, key.run))
-        await load_genesis(peer.library, key.run, providers, hints=(*key.peers, *settings.peers))
-        resolved = await resolve(peer.library, key.run, providers)
+    async with open_library(settings, key, light=light) as library:
+        providers = tuple(record.signer for record in await known_peers(library, key.run))
+        await load_genesis(library, key.run, providers, hints=(*key.peers, *settings.peers))
+        resolved = await resolve(library, key.run, providers)
         with progress_bar() as bar:
             task = bar.add_task("fetching, Ctrl-C is safe", total=None, unit="MB")
             fetched = await fetch_ensemble(
-                peer.library, resolved, folder, providers, lambda size: bar.advance(task, size / 1e6)
+                library, resolved, folder, providers, lambda size: bar.advance(task, size / 1e6)
             )
         units = {
             unit.unit: {

@@ -16,3 +16,13 @@ ListenOption = Annotated[
     str | None, typer.Option("--listen", help="Address to listen on (default /ip4/0.0.0.0/tcp/0).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
+UpOption = Annotated[
+    str | None,
+    typer.Option("--up", metavar="RATE", help="Most to send, all transfers together, like 2MB/s or 500kB/s."),
+]
+DownOption = Annotated[
+    str | None, typer.Option("--down", metavar="RATE", help="Most to fetch, all transfers together, like 2MB/s.")
+]
+LightOption = Annotated[
+    bool, typer.Option("--light", help="Ask nodes directly, without the libp2p daemon and the DHT (extra: light).")
+]

@@ -9,7 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
+from paris.node.cli.options import (
+    DownOption,
+    HomeOption,
+    JsonOption,
+    ListenOption,
+    PeerOption,
+    RunKeyArgument,
+    UpOption,
+)
 from paris.node.console import emit, err, errors_to_exit_codes, plain, printable, short
 from paris.node.settings import Settings
 from paris.registry.runkey import RunKey
@@ -26,6 +34,8 @@ def start(
     leave: Annotated[
         bool, typer.Option("--leave", help="Exit when the run is complete instead of serving on.")
     ] = False,
+    up: UpOption = None,
+    down: DownOption = None,
     json: JsonOption = False,
 ) -> None:
     """Join a run: claim an unclaimed cluster, train it, publish signed checkpoints, take over from peers who vanish.
@@ -33,7 +43,7 @@ def start(
     Ctrl-C (or SIGTERM) checkpoints, publishes and leaves; starting again goes on where it stopped.
     """
     with errors_to_exit_codes(as_json=json):
-        settings = Settings.load(home=home, peers=peer, listen=listen, name=name, threads=threads)
+        settings = Settings.load(home=home, peers=peer, listen=listen, name=name, threads=threads, up=up, down=down)
         report = _json_report if json else _text_report
         asyncio.run(contribute(RunKey.parse(run), settings, report, trains=not no_train, leave=leave))
 

@@ -11,7 +11,7 @@ import contextlib
 import enum
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from paris.protocol import strict_json
 from paris.protocol.errors import NetworkError, ParisError
@@ -158,7 +158,7 @@ class Inflow(asyncio.BufferedProtocol):
     """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._transport: Any = writer.transport
+        self._transport = cast("asyncio.Transport", writer.transport)
         self._transport.pause_reading()
         self._transport.set_protocol(self)
         self._wanted = memoryview(b"")

@@ -225,21 +225,37 @@ def test_a_finished_download_becomes_a_blob(store):
     data = b"downloaded" * 1000
     entry = describe("file", [data])
     assert store.missing(Manifest.of([entry])) == (entry,)
-    store.partial(entry.sha256).write_bytes(data)
+    store.partial(entry).write_bytes(data)
     assert store.commit_partial(entry).read_bytes() == data
     assert store.missing(Manifest.of([entry])) == ()
-    assert not store.partial(entry.sha256).exists()
+    assert not store.partial(entry).exists()
     assert store.commit_partial(entry) == store.path(entry.sha256), "another process may commit it again"
 
 
 @pytest.mark.parametrize("bad", [b"downloadX", b"downloadXY", b""])
 def test_an_unfinished_or_wrong_download_never_becomes_a_blob(store, bad):
     entry = describe("file", [b"downloaded"])
-    store.partial(entry.sha256).write_bytes(bad)
+    store.partial(entry).write_bytes(bad)
     with pytest.raises(DigestError, match="does not match"):
         store.commit_partial(entry)
     assert store.path(entry.sha256) is None
-    assert store.partial(entry.sha256).read_bytes() == bad, "its good pieces can be kept"
+    assert store.partial(entry).read_bytes() == bad, "its good pieces can be kept"
+
+
+def test_what_was_hashed_on_the_way_is_not_hashed_again_and_must_have_been_the_right_thing(store):
+    entry, other = describe("file", [b"downloaded"]), describe("file", [b"something"])
+    store.partial(entry).write_bytes(b"downloaded")
+    with pytest.raises(DigestError, match="does not match"):
+        store.commit_partial(entry, other.sha256)
+    assert store.commit_partial(entry, entry.sha256).read_bytes() == b"downloaded"
+
+
+def test_a_manifest_that_lies_about_a_files_pieces_cannot_spoil_an_honest_download_of_it(store):
+    honest = describe("file", [b"downloaded"])
+    hostile = honest.model_copy(update={"pieces": describe("file", [b"DOWNLOADED"]).pieces})
+    store.partial(honest).write_bytes(b"downloaded")
+    store.partial(hostile).write_bytes(b"DOWNLOADED")
+    assert store.commit_partial(honest, honest.sha256).read_bytes() == b"downloaded"
 
 
 def test_a_download_that_never_began_cannot_be_committed(store):
@@ -272,7 +288,7 @@ def test_a_disk_that_fills_during_a_checkout_leaves_nothing(store, tmp_path, ful
 
 def test_usage_counts_blobs_and_partial_downloads_and_remove_frees_them(store):
     digest = store.put_bytes(b"x" * 1000)
-    store.partial(digest).write_bytes(b"y" * 10)
+    store.partial(describe("file", [b"x" * 1000])).write_bytes(b"y" * 10)
     assert store.usage_bytes() == 1010
     assert store.remove(digest) is True
     assert store.usage_bytes() == 0
