@@ -143,7 +143,7 @@ def test_noise_of_a_picture_comes_from_its_seed_alone():
 
 @pytest.mark.parametrize("strategy", ["top-k", "sample"])
 def test_a_picture_does_not_depend_on_its_batch(build, texts, strategy):
-    """Within rounding: a matrix product of another size may round otherwise (seen: 2e-6)."""
+    """Within rounding: a matrix product of another size may round otherwise (seen: 6e-7 of 3.3)."""
 
     def draw(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         index = torch.tensor(rows)
@@ -155,8 +155,8 @@ def test_a_picture_does_not_depend_on_its_batch(build, texts, strategy):
         return latents, trace.weights_SBK
 
     (together, weights), (alone, weights_alone) = draw([0, 1, 2, 3]), draw([2])
-    assert torch.allclose(together[2], alone[0], atol=1e-4)
-    assert torch.allclose(weights[:, 2], weights_alone[:, 0], atol=1e-4)
+    assert torch.allclose(together[2], alone[0], atol=1e-5)
+    assert torch.allclose(weights[:, 2], weights_alone[:, 0], atol=1e-5)
     assert torch.equal(weights[:, 2] > 0, weights_alone[:, 0] > 0)
 
 

@@ -298,6 +298,21 @@ def test_to_moves_precision_of_experts_and_router(pipeline, folder):
     )
 
 
+def test_to_takes_codec_and_centres_along(minilm, make_expert, make_router, cache):
+    """To the meta device, where everything can be sent and nothing computes."""
+    ensemble = Ensemble([make_expert(0)], make_router(1, 0), centroids=Centroids.measure(cache, 2))
+    codec = open_codec("autoencoder-tiny")
+    pipeline = ParisPipeline(ensemble, codec, minilm, FlowMatchEulerDiscreteScheduler(), (3, 32, 32)).to("meta")
+    parts = (codec.model, ensemble.router, ensemble.expert(0))
+    assert {p.device.type for part in parts for p in part.parameters()} == {"meta"}
+    assert ensemble.centroids.centres_KF.device.type == pipeline.device.type == "meta"
+
+
+def test_an_unknown_scheduler_is_named():
+    with pytest.raises(SchedulerError, match="euler, heun, unipc"):
+        make_scheduler("ddim")
+
+
 def test_a_scheduler_of_another_path_is_refused(folder):
     path = folder / "scheduler" / "scheduler_config.json"
     for config in (
