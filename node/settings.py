@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
+from pydantic import ByteSize, TypeAdapter
 
 from paris.protocol.errors import UsageError
 from paris.protocol.transport.rate import LEAST_BYTES_PER_S
 from paris.registry.runkey import hub_repository, peer_address
 
 _SIZE = TypeAdapter(ByteSize)
+_RATE = re.compile(r"\s*(?P<size>[0-9]{1,15}(\.[0-9]{1,6})?\s*([kKMGT]i?)?(B|bit)?)\s*(/s)?\s*")
 _NOT_SETTINGS = frozenset({"home", "asked_peers"})
 _SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -91,7 +93,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _typed(name: str, value: Any) -> Any:
     """Bring a value from a file, the environment or a flag to the type of its field."""
-    return _READERS.get(name, _text)(name, value)
+    read: Callable[[str, Any], Any] = _READERS.get(name, _text)
+    return read(name, value)
 
 
 def _folder(_name: str, value: Any) -> Path:
@@ -125,11 +128,10 @@ def _rate(name: str, value: Any) -> int:
     """Bytes a second from `2MB/s`, `500kB`, `2MiB/s`, `16Mbit/s` or a number of bytes."""
     said = f"{name} = {value!r}"
     example = f"Write {name} = 2MB/s, 500kB/s or 2MiB/s; 0 is no limit"
-    text = str(value).strip().removesuffix("/s").removesuffix("ps").strip()
-    try:
-        bytes_per_s = int(_SIZE.validate_python(text))
-    except (ValidationError, OverflowError):
-        raise UsageError(f"{said} is not a number of bytes a second", hint=example) from None
+    rate = _RATE.fullmatch(str(value))
+    if rate is None:
+        raise UsageError(f"{said} is not a number of bytes a second", hint=example)
+    bytes_per_s = int(_SIZE.validate_python(rate["size"]))
     if 0 < bytes_per_s < LEAST_BYTES_PER_S:
         why = f"others take a node for stalled that moves less than {LEAST_BYTES_PER_S // 1000} kB/s"
         raise UsageError(f"{said} is too little", why, example)

@@ -16,6 +16,7 @@ from paris.protocol.errors import DigestError
 from paris.protocol.manifest import FileEntry
 
 _PART_BYTES = 256 * 2**10  # fits the processor's cache for both hashes
+_NOTHING = memoryview(b"")
 
 
 class Landing:
@@ -49,13 +50,13 @@ class Landing:
             DigestError: It is not what the manifest promises; nothing is written.
             OSError: The disk does not take it.
         """
-        found, whole = self._hash(piece, (data[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES)))
+        found, whole = self._hash(piece, _parts(data))
         if found != self._entry.pieces[piece]:
             what = f"piece {piece} of {self._entry.name} from {peer_id} does not match its digest"
             raise DigestError(what, f"asked for {self._entry.pieces[piece]}, got bytes that hash to {found}")
         self._write(data, self._entry.span(piece)[0])
         self._count(piece, whole)
-        self._catch_up()
+        self._catch_up(piece, data)
 
     def finish(self) -> None:
         """Make the file durable, at its exact size.
@@ -90,13 +91,13 @@ class Landing:
             if whole:
                 self._whole, self._in_whole = whole, piece + 1
 
-    def _catch_up(self) -> None:
-        """Hash into the whole what came before its turn; it is still in the page cache."""
+    def _catch_up(self, at_hand: int = -1, data: memoryview = _NOTHING) -> None:
+        """Hash into the whole what came before its turn, from memory where it is still there."""
         if not self._catching_up.acquire(blocking=False):
             return
         try:
             while self._is_next_present():
-                for part in self._parts_on_disk(self._in_whole):
+                for part in _parts(data) if self._in_whole == at_hand else self._parts_on_disk(self._in_whole):
                     self._whole.update(part)
                 self._in_whole += 1
         finally:
@@ -119,6 +120,10 @@ class Landing:
         while offset < end:
             offset += os.pwrite(self._descriptor, data[offset - end :], offset)
         _start_writing_out(self._descriptor, end - len(data), len(data))
+
+
+def _parts(data: memoryview) -> Iterator[memoryview]:
+    return (data[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES))
 
 
 def _start_writing_out(descriptor: int, offset: int, length: int) -> None:
