@@ -214,15 +214,15 @@ def _is_all_there_is() -> bool:
 
 @asynccontextmanager
 async def _open_light(settings: Settings, key: RunKey) -> AsyncIterator[Library]:
+    known = dict.fromkeys((*settings.asked_peers, *key.peers, *settings.peers))
+    if not known:
+        hint = "this key names no peers: give one with --peer /ip4/…/tcp/…/p2p/…"
+        raise BootstrapError("nobody is known who could be asked for this run", hint=hint)
     if not find_spec("libp2p"):
         hint = "Install it: pip install 'paris-node[light]'"
         raise UsageError("the light client is not installed", "the package libp2p is missing", hint)
     from paris.protocol.transport.light import open_host  # noqa: PLC0415 - only where it is used, see above
 
-    known = dict.fromkeys((*settings.asked_peers, *key.peers, *settings.peers))
-    if not known:
-        hint = "this key names no peers: give one with --peer /ip4/…/tcp/…/p2p/…"
-        raise BootstrapError("nobody is known who could be asked for this run", hint=hint)
     async with open_host(Identity.from_seed(secrets.token_bytes(32)), known) as host:
         network = LightNetwork(host, Throttle(settings.down))
         network.book.know(key.run, UNKNOWN_RUN)  # as far as room for records goes, this is the one run that counts
