@@ -10,6 +10,7 @@ from pathlib import Path
 
 from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError
 from paris.models.inspect import check_config, check_weights
+from paris.models.latents import open_codec
 from paris.models.networks import read_config
 from paris.models.presets import PRESETS, TEXT_ENCODERS, Preset
 from paris.models.text import TextEncoder, open_text_encoder
@@ -47,6 +48,7 @@ class Choices:
         start: `scratch`, `base` (the packaged start for the tiny preset) or a folder of exported weights.
         admitted: Peer ids that may contribute; none means open to everybody.
         plan: Recipes, lease times, copies.
+        codec: Folder of an autoencoder as diffusers saves it; None: the one that comes with the package.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Choices:
     start: str
     admitted: tuple[str, ...]
     plan: Plan
+    codec: Path | None = None
 
     @classmethod
     def default(cls, name: str, clusters: int, preset: str) -> Choices:
@@ -147,7 +150,7 @@ def _rules(choices: Choices, preset: Preset, store: Store) -> _Rules:
     fields = {
         "name": choices.name,
         "admission": {"policy": "list" if choices.admitted else "open", "keys": list(choices.admitted)},
-        "codec": {"kind": preset.codec, "manifest": _codec_manifest(preset, store)},
+        "codec": {"kind": preset.codec, "manifest": _codec_manifest(choices.codec, preset, store)},
         "start": _start(choices, preset, store),
         "lease": {"life_s": plan.life_s, "settle_s": plan.settle_s, "progress_s": plan.progress_s},
         "replicas": plan.replicas,
@@ -181,10 +184,22 @@ def _digest(hexadecimal: str) -> str:
     return "sha256:" + hexadecimal.removeprefix("sha256:")
 
 
-def _codec_manifest(preset: Preset, store: Store) -> str | None:
+def _codec_manifest(folder: Path | None, preset: Preset, store: Store) -> str | None:
+    """The autoencoder of a run, stored and named by digest. It is opened once here: contributors could not mend it."""
     if preset.codec == "pixels":
         return None
-    return _packaged(PACKAGED_CODEC, store)
+    if folder is None and preset.codec == "autoencoder-tiny":
+        return _packaged(PACKAGED_CODEC, store)
+    if folder is None:
+        raise UsageError(
+            f"the preset {preset.name} needs an autoencoder, and none of its kind comes with the package",
+            hint="Give one with --codec: a folder that diffusers' AutoencoderKL saved, e.g. stabilityai/sd-vae-ft-mse",
+        )
+    try:
+        open_codec(preset.codec, folder)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{folder} is no autoencoder for the preset {preset.name}", str(error)) from error
+    return store.add_tree(folder, [CONFIG, WEIGHTS]).digest
 
 
 def _start(choices: Choices, preset: Preset, store: Store) -> dict[str, object]:

@@ -22,8 +22,13 @@ def create(
         str, typer.Argument(help="sample:emoji, a folder of pictures with captions, or 'shards-{000..099}.tar'.")
     ],
     clusters: Annotated[int, typer.Option("--clusters", min=1, max=4096, help="How many experts.")] = 8,
-    model: Annotated[str, typer.Option("--model", help="Preset: tiny, tiny-pixels, or micro (for tests).")] = "tiny",
+    model: Annotated[
+        str, typer.Option("--model", help="Preset: tiny, tiny-pixels, dit-b-2, dit-xl-2, or micro (for tests).")
+    ] = "tiny",
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
+    codec: Annotated[
+        Path | None, typer.Option("--codec", help="Folder of the autoencoder, for presets that bring none.")
+    ] = None,
     start: Annotated[str | None, typer.Option("--start", help="scratch, base, or a folder of weights.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps of each expert.")] = None,
     router_steps: Annotated[
@@ -67,6 +72,7 @@ def create(
             features=features,
             start=start or choices.start,
             admitted=tuple(admit or ()),
+            codec=codec,
             plan=_adjusted(
                 choices.plan,
                 steps,

@@ -184,7 +184,7 @@ class NetworkSimulator:
             "start": None if parent or slot == "router" else self.genesis.start.manifest,
             "shards": self.training_shards(slot), "signer": who.peer_id, "versions": {"torch": torch.__version__},
             "invocation": f"{slot}-{to_step}", "started_s": NOW_S, "finished_s": NOW_S + to_step,
-            "loss_trace_micro": [(to_step, 900_000)], "holdout_loss_micro": 1_000_000 - to_step,
+            "loss_trace_micro": [(to_step, 900_000)], "holdout_loss_micro": 500_000 - to_step,
         }  # fmt: skip
         made = statement(**{**fields, **changes})
         checkpoint = self.serve(who, envelope.sign("checkpoint", made, signed_by or who))
