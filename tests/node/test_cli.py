@@ -31,6 +31,7 @@ from paris.protocol.genesis import RunName
 from paris.protocol.transport.clock import Skew
 from paris.protocol.transport.daemon import Dial
 from paris.registry.audit import Audit, Check, UnitAudit
+from paris.registry.recipes import PLANS
 
 DEAD_PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDqXSWvV53X4Brd2tAHvnTt2wppht6DjoEJQFmbvVNsub"
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
