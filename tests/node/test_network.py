@@ -226,6 +226,28 @@ class TestAStranger:
         assert last_json(fetched)["error"] == "DigestError"
         assert not (tmp_path / "e").exists()
 
+    def test_light_client_fetches_and_audits_and_refuses_a_flipped_byte_with_3(
+        self, story: Story, serving: RunKey, tmp_path: Path
+    ) -> None:
+        """The same commands in processes that ask the node directly, by the pure-Python libp2p."""
+        assert story.end
+        home = ("--home", tmp_path / "light", "--light", "--json")
+        fetched = paris_node("fetch", serving, "--to", tmp_path / "ensemble", "--down", "1GB/s", *home)
+        assert fetched.returncode == 0, fetched.stderr
+        assert last_json(fetched)["complete"]
+        assert last_json(fetched)["fetched_bytes"] > 0
+        audited = paris_node("audit", serving, *home)
+        assert audited.returncode == 0, audited.stderr
+        assert last_json(audited)["audit"] == "ok"
+        assert {unit["level"] for unit in last_json(audited)["units"]} == {"consistent"}
+        weights = weights_blob(story.homes / "curator", str(story.end.units["cluster-0"].manifest))
+        flip_a_byte(weights)
+        refused = paris_node("fetch", serving, "--to", tmp_path / "e", "--home", tmp_path / "new", "--light", "--json")
+        flip_a_byte(weights)
+        assert refused.returncode == 3
+        assert last_json(refused)["error"] == "DigestError"
+        assert not (tmp_path / "e").exists()
+
     def test_attacker_without_validator_changes_nothing_a_stranger_sees(
         self, story: Story, serving: RunKey, tmp_path: Path
     ) -> None:
