@@ -16,6 +16,7 @@ from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import describe
 from paris.protocol.transport.blobs import PROTOCOL, BlobStream, serve
 from paris.protocol.transport.fetch import fetch_blob, fetch_file
+from paris.protocol.transport.rate import LEAST_BYTES_PER_S, Throttle
 
 SMALL = bytes(range(256)) * 100
 LARGE = b"".join(bytes([number]) * 2**20 for number in range(17)) + b"tail"
@@ -160,6 +161,24 @@ def test_one_peer_cannot_take_all_streams(tmp_path, blobs, run_async):
             assert await fetch_blob(other, sha256_of(SMALL), [server.peer_id]) == SMALL
             for stream in streams:
                 await stream.__aexit__()
+
+    run_async(scene())
+
+
+def test_a_server_with_one_stream_left_still_gives_the_whole_file(tmp_path, blobs, run_async):
+    """A second stream is refused as busy; the first goes on, and the provider is not dropped."""
+    entry = describe("weights", [LARGE])
+
+    async def scene():
+        async with swarm_of(tmp_path, 1, 2) as (server, client):
+            await serve(server, blobs, Throttle(LEAST_BYTES_PER_S, lambda: 0.0, lambda _: asyncio.sleep(0)))
+            partial = tmp_path / "partial"
+            assert await fetch_file(client, entry, [server.peer_id], partial) == entry.sha256
+            assert partial.read_bytes() == LARGE
+            async with await BlobStream.open(client, server.peer_id) as stream:
+                await stream.read(entry.sha256, 0, 1)
+                with pytest.raises(UnavailableError, match="busy"):
+                    await fetch_file(client, entry, [server.peer_id], tmp_path / "another")
 
     run_async(scene())
 
