@@ -19,7 +19,7 @@ from paris.node.peer import Peer, now_s
 from paris.node.publisher import Publisher, stand_behind_again
 from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
 from paris.node.survey import Survey, Surveyor, peer_names, steady_s
-from paris.protocol.claims import Action, Complete, MakeClaim, Measure, Train, Wait, Withdraw, decide, idle_s
+from paris.protocol.claims import Action, Complete, MakeClaim, Measure, Train, Wait, Withdraw, decide, fruitless, idle_s
 from paris.protocol.errors import NetworkError, ParisError, UnavailableError
 from paris.protocol.records import Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
@@ -87,7 +87,7 @@ class Contributor:
                 if survey is None:
                     break
                 action = self._decide(survey)
-                self._surveyor.fruitless = self._surveyor.fruitless + 1 if isinstance(action, Wait) else 0
+                self._surveyor.fruitless = fruitless(self._surveyor.fruitless, action)
                 if isinstance(action, Complete):
                     if await self._finished(leave_when_complete=leave_when_complete):
                         return

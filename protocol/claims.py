@@ -108,7 +108,7 @@ class View:
         lease: Times from the genesis.
         claimed_at_s: When the observer first claimed the unit it holds now, not when it last renewed, by the clock of
             `since_s`; None: long ago.
-        fruitless: How many times in a row it looked and found nothing to do.
+        fruitless: How many times in a row it looked and found nothing to train (see `fruitless`).
     """
 
     run: str
@@ -210,6 +210,13 @@ def decide(view: View, me: str, now_s: float, rng: Rng) -> Action:
 def idle_s(lease: Lease) -> float:
     """The longest an idle peer waits before it looks again: twice in every lease and every deadline."""
     return max(_POLL_S, min(lease.life_s, lease.progress_s) / 2)
+
+
+def fruitless(before: int, action: Action) -> int:
+    """How many looks in a row found nothing to train, now that one more led to this action; measuring is no find."""
+    if isinstance(action, Measure | Complete):
+        return before
+    return before + 1 if isinstance(action, Wait) else 0
 
 
 def _hold(unit: UnitView, view: View, me: str, now_s: float) -> Action:

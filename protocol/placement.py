@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from paris.protocol.digests import hex_of
 
-WATCHERS_WANTED = 4
+WATCHERS_WANTED = 2
 FEWEST_WATCHED = 8
 
 

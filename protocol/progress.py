@@ -136,8 +136,7 @@ def agreed(verdicts: Iterable[tuple[str, Verdict]], checkpoint: str, trainer: st
 def carrying(chains: Iterable[Chain], counts: Callable[[str, Checkpoint], bool]) -> Chain:
     """The chain that carries a unit's lineage, up to the newest checkpoint that counts. See the module's docstring.
 
-    A checkpoint that counts makes its ancestors count. Of two children of one parent by one signer, the one with the
-    lower fence was made under a lease that had been replaced, and is left out.
+    A checkpoint that counts makes its ancestors count.
 
     Args:
         chains: Verified chains of one unit, cut where anything is known to be bad (see `sound`).
@@ -176,7 +175,8 @@ def stale(lineage: Iterable[Checkpoint]) -> Checkpoint | None:
 
     The fence is the sequence number of the claim a segment was trained under, and a signer's claims only count up: what
     comes later in a lineage under a lower number was made by a process that had been replaced (a machine that slept
-    through its lease, a copied key).
+    through its lease, a copied key). Between branches fences decide nothing: else a signer could undo what others have
+    built on its work, by signing it again under a higher number.
     """
     highest: dict[str, int] = {}
     for checkpoint in lineage:
@@ -235,19 +235,18 @@ def _reach(chain: Chain, counts: Callable[[str, Checkpoint], bool]) -> int:
 
 
 def _branches(chains: list[Chain], depth: int) -> list[list[Chain]]:
-    """Chains that go on from one checkpoint, by their next one; without siblings made under a replaced lease."""
+    """Chains that go on from one checkpoint, by their next one."""
     found: dict[str, list[Chain]] = {}
-    fences: dict[str, int] = {}
     for chain in chains:
         if len(chain.digests) > depth:
-            child = chain.lineage[depth]
             found.setdefault(chain.digests[depth], []).append(chain)
-            fences[child.signer] = max(child.fence, fences.get(child.signer, 0))
-    return [b for b in found.values() if b[0].lineage[depth].fence == fences[b[0].lineage[depth].signer]]
+    return list(found.values())
 
 
 def _close(branches: list[list[Chain]], depth: int, counts: Callable[[str, Checkpoint], bool]) -> list[list[Chain]]:
     """The branches whose loss is within the tolerance of the best one's."""
+    if len(branches) == 1:
+        return branches
     losses = [_loss(branch, depth, counts) for branch in branches]
     return [branch for branch, loss in zip(branches, losses, strict=True) if not _exceeds(loss, min(losses))]
 

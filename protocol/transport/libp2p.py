@@ -14,6 +14,8 @@ from typing import Any
 os.environ.setdefault("HIVEMIND_LOGLEVEL", "CRITICAL")
 os.environ.setdefault("GOLOG_LOG_LEVEL", "fatal")
 
+import msgpack
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # its unused layers call torch.jit.script
     from hivemind.dht.node import DHTNode
@@ -49,6 +51,38 @@ __all__ = [
     "open_stream",
     "ping_request",
 ]
+
+
+_SLOT_CODE = 0x50  # what hivemind registers `DictionaryDHTValue` under
+
+
+def _unpack_slot(code: int, data: bytes) -> DictionaryDHTValue:
+    """A slot with its entries, and nothing inside it that needs unpacking again."""
+    if code != _SLOT_CODE:
+        raise ValueError(f"a DHT value holds something of type {code}, which is no slot")
+    maxsize, latest_s, entries = msgpack.loads(data, ext_hook=_refuse)
+    slot = DictionaryDHTValue(maxsize)
+    with slot.freeze():
+        for subkey, value, expiration_s in entries:
+            slot.store(subkey, value, expiration_s)
+        slot.latest_expiration_time = latest_s
+    return slot
+
+
+def _refuse(code: int, _data: bytes) -> Any:
+    raise ValueError(f"a DHT slot holds something of type {code}; its entries are plain bytes")
+
+
+def _loads(buf: bytes) -> Any:
+    """Read a DHT value without recursion.
+
+    hivemind unpacks tuples in tuples and slots in slots as deep as a stranger nests them, in C: two kilobytes overflow
+    the stack and end the process. Nothing on our wire is nested.
+    """
+    return msgpack.loads(buf, ext_hook=_unpack_slot, raw=False)
+
+
+MSGPackSerializer.loads = staticmethod(_loads)
 
 
 async def open_stream(p2p: P2P, peer: PeerID, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -5,6 +5,7 @@ keeps copies. No bytes are read here, so they stand apart from the valid and the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 
 from protocol_support import NOW_S, digest_of, make_claim, person
 
@@ -57,7 +58,7 @@ def preferences() -> Iterator[tuple[str, dict]]:
     for number in (1, 2):
         left, tried = list(UNITS), []
         while left:
-            action = decide(View(tuple(map(free, left)), LEASE), person(number).peer_id, RUN, NOW_S)
+            action = decide(View(RUN, tuple(map(free, left)), LEASE), person(number).peer_id, NOW_S, Random(0))
             assert isinstance(action, MakeClaim)
             tried.append(action.unit)
             left.remove(action.unit)
