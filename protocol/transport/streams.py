@@ -20,7 +20,7 @@ from paris.protocol.limits import LIMITS
 STALL_S = 20.0
 """A peer that moves less than one write (256 KiB) in this time has stalled."""
 IDLE_S = 60.0
-"""A server closes a stream that asks for nothing, or takes no write, for this long."""
+"""A server closes a stream that asks for nothing, or takes no MiB, for this long."""
 LENGTH_BYTES = 4
 _STREAMS_PER_PEER = 8
 _STREAMS = 64
