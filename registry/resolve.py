@@ -16,7 +16,7 @@ from paris.protocol.credentials import authority
 from paris.protocol.errors import LineageError, ParisError, UnavailableError, VerificationError
 from paris.protocol.limits import LIMITS
 from paris.protocol.lineage import chain
-from paris.protocol.progress import Chain, Judge, agreed, nothing_micro, stale, standing
+from paris.protocol.progress import Chain, Judge, agreed, nothing_micro, standing
 from paris.protocol.records import Checkpoint, Genesis, Record, Tip, Verdict, open_checkpoint, open_genesis
 from paris.registry.library import Library
 from paris.registry.trainable import require_trainable
@@ -258,9 +258,6 @@ class _Look:
             raise LineageError(
                 f"a tip of {unit} names a checkpoint of {lineage[-1].unit}", "its signer is mistaken or lies"
             )
-        if late := stale(lineage):
-            why = f"its fence is {late.fence}, and {late.signer} had claimed anew before that"
-            raise LineageError(f"the checkpoint at step {late.to_step} was made under a lease that was replaced", why)
         return Chain(lineage, tuple(reversed(digests)))
 
     async def _with_verdicts(self, unit: str, judge: Judge) -> Judge:

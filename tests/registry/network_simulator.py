@@ -30,7 +30,7 @@ from paris.protocol.errors import UnavailableError
 from paris.protocol.genesis import Genesis
 from paris.protocol.identity import Identity
 from paris.protocol.manifest import FileEntry, Manifest, describe
-from paris.protocol.records import Peer, Record, Tip
+from paris.protocol.records import Peer, Record, Tip, Verdict
 from paris.registry.recipes import PLANS
 
 NOW_S = 1_800_000_000
@@ -201,6 +201,12 @@ class NetworkSimulator:
     def greet(self, who: Identity) -> None:
         """Let a peer announce itself."""
         self._announce(Peer(addrs=(), agent="paris-node/0 test", abilities=(), **self._standard(who)))
+
+    def verdict(self, who: Identity, unit: str, checkpoint: str, *, holds: bool = True) -> None:
+        """Let a peer say what it found when it measured a checkpoint."""
+        fields = {"step": self._steps[checkpoint], "level": "evaluated", "holds": holds, "note": "measured"}
+        numbers = {"loss_micro": 1, "tolerance_micro": 1, "samples": 1}
+        self._announce(Verdict(unit=unit, checkpoint=checkpoint, **self._standard(who), **fields, **numbers))
 
     def mirror(self, who: Identity, unit: str, checkpoint: str) -> None:
         """Let a peer copy a checkpoint with all its ancestors and files, and say so."""

@@ -15,7 +15,7 @@ from paris.protocol.errors import DigestError, NetworkError, RecordError, Signat
 from paris.protocol.limits import LIMITS
 from paris.registry import resolve as resolve_module
 from paris.registry.library import Library
-from paris.registry.resolve import ResolvedRun, ResolvedUnit, known_peers, load_genesis, resolve, resolve_unit
+from paris.registry.resolve import ResolvedRun, ResolvedUnit, known_peers, load_genesis, resolve
 
 UNIT = "cluster-0"
 MODEL, TEXT, TRAINING = (genesis_fields()[name] for name in ("model", "text", "training"))
@@ -26,8 +26,12 @@ def resolved_run(library: Library, **options) -> ResolvedRun:
 
 
 def resolved(library: Library, unit: str = UNIT, **options) -> ResolvedUnit:
-    network = library.network
-    return asyncio.run(resolve_unit(library, network.run, network.genesis, unit, network.providers, **options))
+    return resolved_run(library, units=[unit], **options).units[unit]
+
+
+def measured(*bad: str, good: tuple[str, ...] = ()):
+    """An observer that found some checkpoints bad and others good, and measured no more."""
+    return lambda digest, _checkpoint: False if digest in bad else True if digest in good else None
 
 
 def refusal(library: Library, unit: str = UNIT) -> str:
@@ -84,8 +88,8 @@ def test_a_takeover_shows_both_names_each_once_in_a_row(library, network):
 def test_ancestors_come_from_peers_that_are_no_tip_holders(library, network):
     first = network.publish(ANN, UNIT, 10)
     network.publish(BEN, UNIT, 20, first)
-    found = asyncio.run(resolve_unit(library, network.run, network.genesis, UNIT, (CURATOR.peer_id, ANN.peer_id)))
-    assert found.step == 20
+    found = asyncio.run(resolve(library, network.run, (CURATOR.peer_id, ANN.peer_id), units=[UNIT]))
+    assert found.units[UNIT].step == 20
 
 
 def test_what_was_resolved_once_costs_no_second_transfer(library, network):
@@ -171,7 +175,7 @@ def test_a_key_that_names_nobody_is_told_so(library, network, hints, said):
         ({"text": {**TEXT, "tokens": 2**40}}, "text encoder"),
         ({"text": {**TEXT, "name": "../../etc"}}, "text encoder"),
         ({"text": {**TEXT, "kind": "clip"}}, "text encoder"),
-        ({"training": {**TRAINING, "expert": {**TRAINING["expert"], "lr": "0"}}}, "lr 0.0 above 0"),
+        ({"training": {**TRAINING, "expert": {**TRAINING["expert"], "lr": "0"}}}, "lr 0.0"),
     ],
 )
 def test_a_genesis_that_asks_for_the_absurd_is_refused_before_anything_is_built(store, changes, said):
@@ -415,33 +419,90 @@ def test_what_is_in_the_store_survives_its_providers(library, network):
     assert resolved(library).step == 10
 
 
-def test_a_distrusted_tip_is_cut_back_to_its_parent(library, network):
+def test_a_refuted_tip_is_cut_back_to_its_parent(library, network):
     first = network.publish(ANN, UNIT, 10)
     second = network.publish(EVE, UNIT, 20, first)
     network.mirror(EVE, UNIT, second)
-    found = resolved(library, distrusted=frozenset({second}))
-    assert (found.step, found.digests, found.holders) == (10, (first,), (ANN.peer_id,))
+    found = resolved(library, judge=measured(second, good=(first,)))
+    assert (found.step, found.digests, found.holders, found.pending) == (10, (first,), (ANN.peer_id,), None)
 
 
-def test_what_was_built_on_a_distrusted_checkpoint_falls_with_it(library, network):
+def test_what_was_built_on_a_refuted_checkpoint_falls_with_it(library, network):
     first = network.publish(EVE, UNIT, 10)
     second = network.publish(ANN, UNIT, 20, first)
     network.mirror(ANN, UNIT, second)
-    assert resolved(library, distrusted=frozenset({first})).lineage == ()
-    assert resolved(library, distrusted=frozenset({sha256_of(b"unrelated")})).step == 20
+    assert resolved(library, judge=measured(first)).newest.lineage == ()
+    assert resolved(library, judge=measured(sha256_of(b"unrelated"))).newest.step == 20
 
 
-def test_a_shorter_honest_chain_wins_over_a_longer_distrusted_one(library, network):
+def test_a_shorter_honest_chain_wins_over_a_longer_refuted_one(library, network):
     honest = network.publish(ANN, UNIT, 10)
     liar = network.publish(EVE, UNIT, TARGET)
     assert resolved(library).checkpoint == liar
-    assert resolved(library, distrusted=frozenset({liar})).checkpoint == honest
+    assert resolved(library, judge=measured(liar, good=(honest,))).checkpoint == honest
 
 
-def test_distrust_reaches_the_whole_run(library, network):
+def test_what_nobody_measured_counts_for_nobody_who_measures(library, network):
+    """It looks complete to whoever takes claims as they are; whoever measures sees what to measure."""
     liar = network.train([UNIT])[UNIT][-1]
-    run = resolved_run(library, distrusted=frozenset({liar}))
-    assert run.units[UNIT].step == TARGET // 2
+    taken = resolved(library)
+    assert (taken.step, taken.evaluated) == (TARGET, False)
+    found = resolved(library, judge=measured())
+    assert (found.step, found.complete) == (0, False)
+    assert (found.pending.step, found.pending.checkpoint) == (TARGET, liar)
+    assert found.newest is found.pending
+    counted = resolved(library, judge=measured(good=(liar,)))
+    assert (counted.step, counted.evaluated, counted.pending) == (TARGET, True, None)
+
+
+def test_garbage_that_honestly_declares_a_bad_loss_moves_nobody(library, network):
+    """A child much worse than its parent, or than knowing nothing, is refused unmeasured, whatever its step."""
+    first = network.publish(ANN, UNIT, 10, holdout_loss_micro=400_000)
+    network.publish(EVE, UNIT, TARGET, first, holdout_loss_micro=900_000)
+    assert resolved(library).checkpoint == first
+    network.publish(EVE, "router", TARGET, holdout_loss_micro=800_000)
+    assert resolved(library, "router").lineage == ()
+
+
+def test_where_children_share_a_parent_the_better_one_carries_whatever_its_step(library, network):
+    parent = network.publish(ANN, UNIT, 10, holdout_loss_micro=400_000)
+    better = network.publish(BEN, UNIT, 20, parent, holdout_loss_micro=300_000)
+    high = network.publish(EVE, UNIT, TARGET, parent, holdout_loss_micro=390_000)
+    network.mirror(BEN, UNIT, better)
+    network.mirror(EVE, UNIT, high)
+    assert resolved(library).checkpoint == better
+
+
+VOTERS = tuple(person(number) for number in range(40, 44))
+
+
+@pytest.mark.parametrize(
+    ("admission", "voters", "counts"),
+    [
+        ("list", VOTERS[:2], True),
+        ("list", VOTERS[:1], None),
+        ("list", (VOTERS[0], ANN), None),
+        ("list", (VOTERS[0], EVE), None),
+        ("open", VOTERS, None),
+    ],
+    ids=["two admitted", "one", "the trainer itself", "a stranger", "anybody in an open run"],
+)
+def test_whose_verdicts_count(store, admission, voters, counts):
+    keys = [who.peer_id for who in (ANN, *VOTERS)] if admission == "list" else []
+    network = NetworkSimulator(admission={"policy": admission, "keys": keys})
+    checkpoint = network.publish(ANN, UNIT, TARGET)
+    for who in voters:
+        network.verdict(who, UNIT, checkpoint)
+    found = resolved(Library(store, network), judge=measured())
+    assert found.complete is bool(counts)
+
+
+def test_admitted_verdicts_refute_what_its_trainer_claims(store):
+    network = NetworkSimulator(admission={"policy": "list", "keys": [who.peer_id for who in (ANN, *VOTERS)]})
+    checkpoint = network.publish(ANN, UNIT, TARGET)
+    for who in VOTERS[:2]:
+        network.verdict(who, UNIT, checkpoint, holds=False)
+    assert resolved(Library(store, network)).lineage == ()
 
 
 # Peers.
