@@ -32,6 +32,7 @@ class Evaluator:
     Attributes:
         trusted: Digests of checkpoints measured and found good.
         distrusted: Digests of those found worse than claimed, worse than nothing, or impossible to build on.
+        vouched: Digests of those that enough admitted others found good; they go on counting when verdicts run out.
         proven: Signers of trusted checkpoints.
     """
 
@@ -39,6 +40,7 @@ class Evaluator:
         self._place, self._announcer = place, announcer
         self.trusted: set[str] = set()
         self.distrusted: set[str] = set()
+        self.vouched: set[str] = set()
         self.proven: set[str] = set()
         self._refuted: Counter[tuple[str, str | None]] = Counter()
         self._one_at_a_time = asyncio.Lock()
@@ -47,7 +49,8 @@ class Evaluator:
         """Whether a checkpoint counts here; None where nobody knows. Own work counts (`paris.protocol.progress`)."""
         if digest in self.distrusted:
             return False
-        return True if digest in self.trusted or checkpoint.signer == self._place.peer.peer_id else None
+        own = checkpoint.signer == self._place.peer.peer_id
+        return True if own or digest in self.trusted or digest in self.vouched else None
 
     def worth_measuring(self, pending: ResolvedUnit) -> bool:
         """Whether to spend a measurement on a unit's pending checkpoint."""

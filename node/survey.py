@@ -120,6 +120,7 @@ class Surveyor:
             units = watched(place.run, place.peer.peer_id, place.genesis.units(), peers)
         proven = self._evaluator.proven
         resolved = await resolve(library, place.run, tuple(names), self._judge, units=units, proven=proven)
+        self._evaluator.vouched |= {str(unit.checkpoint) for unit in resolved.units.values() if unit.evaluated}
         found = await claims_of(library, place.run, tuple(resolved.units))
         claims = {unit: tuple(c for c in live(all_, now_s()) if self._counts(c)) for unit, all_ in found.items()}
         views = tuple(self._view(resolved, unit, claims[unit.unit]) for unit in resolved.units.values())

@@ -8,10 +8,11 @@ nothing (for the router ln K), and not much worse than its parent claims. So gar
 is refused by everybody, without a measurement.
 
 *Measured* - what a stranger made counts for an observer once that observer measured it on hold-out data and found it as
-good as claimed, or, where the run lists who is admitted, once enough admitted others did. In an open run verdicts never
-count: they cost nothing. Nobody's verdict on its own work counts. Own work always counts for oneself: whoever trains on
-is never stopped by its own judgement, and since leases exclude nobody, the worst that follows is that it trains a unit
-that others train again. Nothing can deadlock: what does not count holds a unit no longer than a claim does.
+good as claimed, or, where the run lists who is admitted, once enough admitted others did and none disagreed. In an open
+run verdicts never count: they cost nothing. Nobody's verdict on its own work counts. What once counted goes on
+counting. Own work always counts for oneself: whoever trains on is never stopped by its own judgement, and since leases
+exclude nobody, the worst that follows is that it trains a unit that others train again. Nothing can deadlock: what does
+not count holds a unit no longer than a claim does.
 
 *Carrying* - where children share a parent, the branch with the better loss carries the lineage. A branch's loss is the
 lowest one claimed along it by a checkpoint that counts (a claim that counts is true within the tolerance, and is the
@@ -109,7 +110,9 @@ def failing(claimed: int | None, measured: int, nothing: int | None, *, last: bo
 
 
 def agreed(verdicts: Iterable[tuple[str, Verdict]], checkpoint: str, trainer: str, admission: Admission) -> bool | None:
-    """What enough admitted others found a checkpoint to be; None where they are too few, or divided, or anybody.
+    """True where enough admitted others found a checkpoint good and none found it bad; else None: measure it yourself.
+
+    Others can only ever spare a measurement, never refute: what somebody hides or damns cannot undo honest work.
 
     Args:
         verdicts: Verified verdicts with the name each signer acts under.
@@ -127,10 +130,8 @@ def agreed(verdicts: Iterable[tuple[str, Verdict]], checkpoint: str, trainer: st
         and name != trainer
         and admission.admits(name)
     ]
-    yes, no = ({name for name, holds in voices if holds is said} for said in (True, False))
-    if min(len(yes), len(no)) >= ENOUGH_VERDICTS or max(len(yes), len(no)) < ENOUGH_VERDICTS:
-        return None
-    return len(yes) >= ENOUGH_VERDICTS
+    good = {name for name, holds in voices if holds}
+    return True if len(good) >= ENOUGH_VERDICTS and all(holds for _, holds in voices) else None
 
 
 def carrying(chains: Iterable[Chain], counts: Callable[[str, Checkpoint], bool]) -> Chain:

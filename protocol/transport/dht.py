@@ -53,6 +53,8 @@ from paris.protocol.validation import Received, RunRules, check_record
 logger = logging.getLogger(__name__)
 
 REPLICAS = 10
+SEARCH_S = 8.0
+"""Longest search for records; what this node knows already must do then."""
 _MEETING_S = 60.0  # further addresses may have to be found first
 
 
@@ -233,7 +235,7 @@ class Swarm:
                 subkey=public_key_of(record.signer),
                 exclude_self=self._client_mode,
             )
-        kept = await self._read(received.key)
+        kept = await self._find(received.key)
         if not any(other.digest == received.digest for other in kept):
             raise NetworkError(
                 f"the network did not keep our {record.kind}",
@@ -243,9 +245,10 @@ class Swarm:
         return record
 
     async def records(self, kind: str, run: str, slot: str = "") -> list[Record]:
-        """The newest valid record of every signer in a slot, by signer.
+        """The newest valid record of every signer in a slot, by signer: what the network has, and what this node knows.
 
-        Records of signers who signed two under one sequence number are left out.
+        Records of signers who signed two under one sequence number are left out. What this node has seen and is still
+        in force counts although nobody returns it now: peers can hide a record only from those who never saw it.
 
         Args:
             kind: Record kind.
@@ -315,8 +318,19 @@ class Swarm:
         return bounded(self.p2p, what, self.patience_s)
 
     async def _read(self, key: str) -> list[Received]:
+        known = {received.record.signer: received for received in self.book.slot(key, time.time())}
+        found = {received.record.signer: received for received in await self._find(key)}
+        return list({**known, **found}.values())
+
+    async def _find(self, key: str) -> list[Received]:
+        """What the network returns; nothing, where peers who do not answer draw the search out."""
         async with self._bounded("the network could not be asked for records"):
-            found = await self._node.get(key, latest=True)
+            try:
+                async with asyncio.timeout(SEARCH_S):
+                    found = await self._node.get(key, latest=True)
+            except TimeoutError:
+                logger.info("a search was given up after %g s", SEARCH_S)
+                return []
         if found is None or not isinstance(found.value, dict):
             return []
         place = DHTID.generate(key).to_bytes()

@@ -497,12 +497,16 @@ def test_whose_verdicts_count(store, admission, voters, counts):
     assert found.complete is bool(counts)
 
 
-def test_admitted_verdicts_refute_what_its_trainer_claims(store):
+def test_a_verdict_can_spare_a_measurement_and_never_refute(store):
+    """Otherwise admitted peers could undo honest work by damning it."""
     network = NetworkSimulator(admission={"policy": "list", "keys": [who.peer_id for who in (ANN, *VOTERS)]})
     checkpoint = network.publish(ANN, UNIT, TARGET)
     for who in VOTERS[:2]:
-        network.verdict(who, UNIT, checkpoint, holds=False)
-    assert resolved(Library(store, network)).lineage == ()
+        network.verdict(who, UNIT, checkpoint)
+    network.verdict(VOTERS[2], UNIT, checkpoint, holds=False)
+    found = resolved(Library(store, network), judge=measured())
+    assert (found.complete, found.pending.checkpoint) == (False, checkpoint)
+    assert resolved(Library(store, network), judge=measured(good=(checkpoint,))).complete
 
 
 # Peers.

@@ -1,38 +1,72 @@
-"""One seeded run, its invariants and its numbers. `python tests/sim/sim_run.py 7 8` runs seeds 7 and 8 and prints them.
-
-Invariants, checked after every event: no unit that could be trained lies idle beside an idle peer beyond the progress
-deadline (and a few turns of the loop), whatever squatters claim; two peers train one unit at once for a bounded time
-only; in the end every unit is complete and every living peer knows.
-"""
+"""One seeded run of a simulated network, its invariants (`sim_watch`) and its numbers."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, field
-from itertools import combinations
+import math
+from dataclasses import dataclass, field, replace
 
-from sim_peers import Contributor, Decide, Rules, Squatter
-from sim_world import START_S, Network, Partition, World
+from sim_byzantine import HOSTILE, Byzantine, Flooder
+from sim_keys import RUN, Claimant, Library, Rules
+from sim_peers import MEASURING_S, Contributor, Decide
+from sim_watch import Watch
+from sim_world import (
+    LOOKUP_BYTES,
+    RECORD_BYTES,
+    REPLICAS,
+    START_S,
+    Partition,
+    PlainNetwork,
+    RealNetwork,
+    World,
+)  # fmt: skip
 
+from paris.protocol.book import RecordBook
 from paris.protocol.claims import decide as real_decide
+from paris.protocol.claims import idle_s
+from paris.protocol.curation import Admission
 from paris.protocol.genesis import Lease
+from paris.protocol.identity import Identity
+from paris.protocol.validation import RunRules
 
-HORIZON_S = 6 * 3600.0
-SLOWEST_STEP_S, FASTEST_STEP_S = 40.0, 3.0
 SPLIT_S = 240.0
+PEER_RECORDS_PER_HOUR = 20  # a peer record lives 600 s and is announced at a third of that, a little early
+SMALL_LEASE = Lease(life_s=300, settle_s=5, progress_s=600)
+CROWD_LEASE = Lease(life_s=900, settle_s=10, progress_s=3600)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is simulated; everything else follows from the seed."""
+    """What is simulated; everything else follows from the seed. A crowd has no enemies, no skew and no split.
 
-    contributors: int = 12
-    squatters: int = 3
+    Odd seeds have a base unit. Half of the seeds list who is admitted (first the contributors, then four of the
+    hostile); only those are flooded, for in an open run nothing keeps a flood of names out of a slot.
+    """
+
+    peers: int = 12
     clusters: int = 6
+    hostile: tuple[type[Byzantine], ...] = HOSTILE
+    flood: int = 100
     target_step: int = 60
+    publish_every: int = 10
     loss: float = 0.05
     crashes: int = 10
     skew_s: float = 30.0
+    steps_s: tuple[float, ...] = (3.0, 8.0, 15.0, 25.0, 40.0)
+    join_s: float = 120.0
+    horizon_s: float = 8 * 3600.0
+    lease: Lease = SMALL_LEASE
+    crowd: bool = False
+    split: bool = True
+    listed: bool | None = None
+
+    @classmethod
+    def of_crowd(cls, peers: int, clusters: int) -> Scenario:
+        """Many peers, few units: one to three hours of training each, published a dozen times."""
+        return cls(
+            peers, clusters, (), 0, target_step=360, publish_every=30, loss=0.02, crashes=peers // 100, skew_s=0.0,
+            steps_s=(9.0, 13.0, 18.0, 27.0), join_s=600.0, horizon_s=24 * 3600.0, lease=CROWD_LEASE, crowd=True,
+            split=False,
+        )  # fmt: skip
 
 
 @dataclass
@@ -40,131 +74,144 @@ class Report:
     """What one run came to. Times in virtual seconds."""
 
     seed: int
-    finished_s: float = HORIZON_S
+    all_held_s: float = math.nan
+    complete_s: float = math.nan
+    wasted: float = 0.0
+    publishes_per_peer_hour: float = 0.0
+    bytes_per_idle_peer_hour: float = 0.0
+    measurements: int = 0
     longest_overlap_s: float = 0.0
     longest_neglect_s: float = 0.0
-    steps_useful: int = 0
-    steps_trained: float = 0.0
-    publishes_per_peer_hour: float = 0.0
     broken: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        wasted = 1 - self.steps_useful / max(1, self.steps_trained)
-        line = (
-            f"seed {self.seed:4}  complete after {self.finished_s:6.0f} s  overlap <= {self.longest_overlap_s:4.0f} s  "
-            f"neglect <= {self.longest_neglect_s:4.0f} s  wasted {wasted:4.0%}  "
-            f"{self.publishes_per_peer_hour:4.0f} publishes/peer-hour"
-        )
-        return "\n".join([line, *(f"  BROKEN {reason}" for reason in self.broken)])
+    def row(self) -> list[str]:
+        return [
+            f"{self.seed}", f"{self.all_held_s:.0f}", f"{self.complete_s:.0f}", f"{self.wasted:.1%}",
+            f"{self.publishes_per_peer_hour:.1f}", f"{self.bytes_per_idle_peer_hour / 1e6:.2f}",
+            f"{self.measurements}", f"{self.longest_overlap_s:.0f}", f"{self.longest_neglect_s:.0f}",
+        ]  # fmt: skip
 
 
 class Simulation:
-    """Contributors, squatters, crashes and a split, built from a seed and watched after every event."""
+    """Contributors and their enemies, crashes and a split, built from a seed and watched throughout."""
 
-    def __init__(self, seed: int, scenario: Scenario, decide: Decide) -> None:
-        self.world, self.report = World(seed), Report(seed)
-        rng = self.world.rng
-        base = ("base",) if seed % 2 else ()
+    def __init__(self, seed: int, scenario: Scenario, decide: Decide = real_decide) -> None:
+        self.world, self.scenario, self.report = World(seed), scenario, Report(seed)
+        count, lease = scenario.peers, scenario.lease
+        base = ("base",) if seed % 2 and not scenario.crowd else ()
         units = (*base, *(f"cluster-{number}" for number in range(scenario.clusters)), "router")
-        self.rules = Rules(units, scenario.target_step, 10, Lease(life_s=300, settle_s=5, progress_s=300))
-        count = scenario.contributors + scenario.squatters
-        split_s = START_S + rng.uniform(200, 1500)
-        groups = tuple(rng.randrange(2) for _ in range(count))
-        self.network = Network(self.world, scenario.loss, (Partition(split_s, split_s + SPLIT_S, groups),))
-        skews = [rng.uniform(-scenario.skew_s, scenario.skew_s) for _ in range(count)]
-        self.peers = [
-            Contributor(
-                self.world, self.network, number, self.rules, skews[number], decide=decide,
-                step_s=rng.choice([FASTEST_STEP_S, 8.0, 15.0, 25.0, SLOWEST_STEP_S]),
-            )
-            for number in range(scenario.contributors)
-        ]  # fmt: skip
-        self._people_the_world(scenario, skews)
-        publish_s = SLOWEST_STEP_S * self.rules.publish_every
-        lease, turns_s = self.rules.lease, 4 * (self.rules.period_s + self.rules.lease.settle_s) + SPLIT_S
-        self.overlap_bound_s = publish_s + turns_s
-        self.neglect_bound_s = lease.progress_s + turns_s
-        self._neglected_since_s = dict.fromkeys(units, START_S)
-        self._idle_since_s: dict[int, float] = {}
-        self._together_since_s: dict[tuple[str, int, int], float] = {}
+        keys = tuple(Identity.from_seed((n + 1).to_bytes(32, "big")).peer_id for n in range(count + 4))
+        listed = seed % 4 >= 2 if scenario.listed is None else scenario.listed
+        admission = Admission(policy="list", keys=keys) if listed and not scenario.crowd else Admission(policy="open")
+        self.rules = Rules(units, scenario.target_step, scenario.publish_every, lease, admission)
+        self.library = Library(admission)
+        self.split = self._split() if scenario.split else Partition()
+        self.network = self._network()
+        self.peers = [self._contributor(number, decide) for number in range(count)]
+        enemies = [self._enemy(kind, count + i) for i, kind in enumerate(scenario.hostile)]
+        if scenario.flood and listed:
+            Flooder.signers = scenario.flood
+            enemies.append(self._enemy(Flooder, count + len(enemies)))
+        self.watch = self._watch(enemies)
+        self._people(enemies)
 
-    def _people_the_world(self, scenario: Scenario, skews: list[float]) -> None:
-        rng = self.world.rng
+    def _split(self) -> Partition:
+        start_s, rng = START_S + self.world.rng.uniform(200, 1500), self.world.rng
+        groups = tuple(rng.randrange(2) for _ in range(self.scenario.peers + len(self.scenario.hostile) + 1))
+        return Partition(start_s, start_s + SPLIT_S, groups)
+
+    def _network(self) -> PlainNetwork | RealNetwork:
+        if self.scenario.crowd:
+            return PlainNetwork(self.world, self.scenario.loss)
+        rules = {RUN: RunRules(self.rules.admission)}
+        return RealNetwork(self.world, self.scenario.loss, self.split, rules=rules)
+
+    def _place(self, number: int) -> tuple:
+        skew_s = self.world.rng.uniform(-self.scenario.skew_s, self.scenario.skew_s)
+        return self.world, self.network, self.library, self.rules, number, skew_s
+
+    def _contributor(self, number: int, decide: Decide) -> Contributor:
+        step_s = self.world.rng.choice(self.scenario.steps_s)
+        peer = Contributor(*self._place(number), step_s=step_s, decide=decide, crowd=self.scenario.peers)
+        if not self.scenario.crowd:
+            peer.book = RecordBook(rules=self.network.rules, own=peer.name)
+        return peer
+
+    def _enemy(self, kind: type[Byzantine], number: int) -> Byzantine:
+        enemy = kind(*self._place(number))
+        enemy.book, enemy.offered, enemy.bytes_read = RecordBook(rules=self.network.rules), set(), 0
+        return enemy
+
+    def _watch(self, enemies: list[Claimant]) -> Watch:
+        scenario, rules = self.scenario, self.rules
+        turns_s = 4 * (rules.period_s + scenario.lease.settle_s + MEASURING_S) + (SPLIT_S if scenario.split else 0)
+        publish_s = max(scenario.steps_s) * rules.publish_every
+        most_measured = (len(scenario.hostile) + 4) * MEASURING_S
+        neglect_s = 2 * scenario.lease.progress_s + scenario.lease.life_s + idle_s(scenario.lease)
+        signers = {claimant.name: claimant for claimant in (*self.peers, *enemies)}
+        watch = Watch(
+            self.world, rules, self.peers, signers, neglect_s + turns_s + most_measured,
+            publish_s + scenario.lease.life_s + turns_s + most_measured,
+        )  # fmt: skip
+        self.network.accepted = watch.accepted
         for peer in self.peers:
-            self.world.after(rng.uniform(0, 120), peer.start)
-            peer.alive = False
-        for number in range(scenario.contributors, len(skews)):
-            squatter = Squatter(self.world, self.network, number, self.rules, skews[number])
-            self.world.after(rng.uniform(0, 60), squatter.wake)
+            peer.moved, peer.promoted, peer.published = watch.moved, watch.promoted, watch.published
+        return watch
+
+    def _people(self, enemies: list[Byzantine]) -> None:
+        world, rng, scenario = self.world, self.world.rng, self.scenario
+        for peer in self.peers:
+            world.after(rng.uniform(0, scenario.join_s), peer.start)
+        for enemy in enemies:
+            world.after(rng.uniform(0, scenario.join_s), enemy.wake)
         for _ in range(scenario.crashes):
             victim = rng.choice(self.peers[1:])  # the first never dies for good, so somebody always can finish
             down_s = rng.choice([5.0, 60.0, 600.0, None])
-            self.world.after(rng.uniform(120, 2400), lambda peer=victim, down_s=down_s: peer.crash(down_s))
+            world.after(rng.uniform(120, 2400), lambda peer=victim, down_s=down_s: peer.crash(down_s))
+        if scenario.split:
+            healed_s, wait_s = self.split.end_s, self.watch.overlap_bound_s
+            world.after(healed_s - START_S + wait_s, lambda: self.watch.check_healed(healed_s))
 
     def run(self) -> Report:
         """Let the world run until everybody alive knows that everything is complete, or an invariant breaks."""
-        for _ in self.world.events(START_S + HORIZON_S):
-            self._watch()
-            if self.report.broken or self._everybody_knows():
+        broken = self.watch.broken
+        for _ in self.world.events(START_S + self.scenario.horizon_s):
+            if broken or self._everybody_knows():
                 break
         else:
-            steps = {unit: self._reached(unit) for unit in self.rules.units}
-            self.report.broken.append(f"not complete after {HORIZON_S:.0f} s: {steps}")
+            left = {unit: step for unit, step in self.watch.reached.items() if step < self.rules.target_step}
+            broken.append(f"complete: {left or 'somebody'} not after {self.scenario.horizon_s:.0f} s")
         return self._summary()
 
     def _everybody_knows(self) -> bool:
-        return all(peer.done for peer in self.peers if peer.alive) and any(peer.done for peer in self.peers)
-
-    def _reached(self, unit: str) -> int:
-        return max((tip.step for tip in self.network.newest("tip", unit)), default=0)
-
-    def _watch(self) -> None:
-        now_s, report = self.world.now_s, self.report
-        trainers: dict[str, list[int]] = {unit: [] for unit in self.rules.units}
-        for peer in self.peers:
-            if peer.training:
-                trainers[peer.training].append(peer.number)
-        self._watch_overlap(trainers, now_s)
-        self._watch_neglect(trainers, now_s)
-        if report.longest_overlap_s > self.overlap_bound_s:
-            report.broken.append(f"two peers trained one unit for more than {self.overlap_bound_s:.0f} s")
-        if report.longest_neglect_s > self.neglect_bound_s:
-            report.broken.append(f"a unit lay idle beside an idle peer for more than {self.neglect_bound_s:.0f} s")
-
-    def _watch_overlap(self, trainers: dict[str, list[int]], now_s: float) -> None:
-        pairs = {(unit, *pair) for unit, numbers in trainers.items() for pair in combinations(numbers, 2)}
-        self._together_since_s = {pair: self._together_since_s.get(pair, now_s) for pair in pairs}
-        longest_s = max((now_s - since_s for since_s in self._together_since_s.values()), default=0.0)
-        self.report.longest_overlap_s = max(self.report.longest_overlap_s, longest_s)
-
-    def _watch_neglect(self, trainers: dict[str, list[int]], now_s: float) -> None:
-        """A unit that could be trained, that nobody trains, while some peer lives and trains nothing."""
-        waiting = self.rules.units[0] == "base" and self._reached("base") < self.rules.target_step
-        for unit, numbers in trainers.items():
-            blocked = waiting and unit != "base"
-            if numbers or blocked or self._reached(unit) == self.rules.target_step:
-                self._neglected_since_s[unit] = now_s
-        idle = [peer.number for peer in self.peers if peer.alive and not peer.training]
-        self._idle_since_s = {number: self._idle_since_s.get(number, now_s) for number in idle}
-        if self._idle_since_s:
-            since_s = max(min(self._neglected_since_s.values()), min(self._idle_since_s.values()))
-            self.report.longest_neglect_s = max(self.report.longest_neglect_s, now_s - since_s)
+        if self.watch.left:
+            return False
+        if math.isnan(self.report.complete_s):
+            self.report.complete_s = self.world.now_s - START_S
+        return self.scenario.crowd or all(peer.done for peer in self.peers if peer.alive)
 
     def _summary(self) -> Report:
-        report, elapsed_s = self.report, self.world.now_s - START_S
-        report.finished_s = elapsed_s
-        report.steps_useful = sum(self._reached(unit) for unit in self.rules.units)
-        report.steps_trained = sum(peer.steps_trained for peer in self.peers)
-        report.publishes_per_peer_hour = self.network.published / (len(self.peers) * elapsed_s / 3600)
-        return report
+        report, peers = self.report, self.peers
+        for peer in peers:
+            peer._end_idle()
+        idle_h = max(1e-9, sum(peer.idle_s for peer in peers) / 3600)
+        held = self.watch.first_held_s
+        trained, useful = sum(peer.steps_trained for peer in peers), sum(self.watch.reached.values())
+        hours = (self.world.now_s - START_S) / 3600 * len(peers)
+        announcing = PEER_RECORDS_PER_HOUR * (LOOKUP_BYTES + REPLICAS * RECORD_BYTES)
+        return replace(
+            report,
+            all_held_s=max(held.values()) - START_S if len(held) == len(self.rules.units) else math.nan,
+            wasted=1 - useful / max(1, trained),
+            publishes_per_peer_hour=sum(peer.said for peer in peers) / hours + PEER_RECORDS_PER_HOUR,
+            bytes_per_idle_peer_hour=sum(peer.idle_bytes for peer in peers) / idle_h + announcing,
+            measurements=sum(peer.measurements for peer in peers),
+            longest_overlap_s=self.watch.longest_overlap_s,
+            longest_neglect_s=self.watch.longest_neglect_s,
+            broken=self.watch.broken,
+        )
 
 
 def simulate(seed: int, scenario: Scenario | None = None, decide: Decide = real_decide) -> Report:
     """Run one seed to its end."""
     return Simulation(seed, scenario or Scenario(), decide).run()
-
-
-if __name__ == "__main__":
-    reports = [simulate(int(seed)) for seed in sys.argv[1:] or ["0"]]
-    sys.stdout.writelines(f"{report}\n" for report in reports)
-    sys.exit(any(report.broken for report in reports))
