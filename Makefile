@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
+SEEDS ?= 10
 
-.PHONY: help demo test test-fast check install bench clean system-packages
+.PHONY: help demo test test-fast check attacks sim install bench clean system-packages
 help:
 	@echo "make demo       a whole network on this machine, ending in a picture grid and an audit (OUT=$(OUT))"
 	@echo "make test       every test   make test-fast  the quick ones   make check  lint, types, architecture"
+	@echo "make attacks    every attack by name, with a table of what it achieved   make sim SEEDS=1000 PEERS=12 CLUSTERS=6"
 	@echo "make install    all extras that fit this platform   make bench  the measurements"
 
 demo: $(VENV)/.demo
@@ -26,6 +28,12 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(BIN)/pytest -q tests/test_architecture.py
+
+attacks: $(VENV)/.dev
+	$(BIN)/pytest -q tests/protocol/attacks
+
+sim: $(VENV)/.dev
+	$(BIN)/python tests/sim/sim_main.py --seeds $(SEEDS) --jobs $$(nproc) $(if $(PEERS),--peers $(PEERS)) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
