@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol_support import digest_of, person
 
 from paris.protocol.errors import DigestError
-from paris.protocol.placement import keepers
+from paris.protocol.placement import FEWEST_WATCHED, keepers, watched
 
 RUN = digest_of("run")
 PEERS = tuple(person(number).peer_id for number in range(1, 40))
@@ -81,3 +81,13 @@ def test_no_candidates_keep_nothing():
 def test_a_run_that_is_no_digest_is_refused():
     with pytest.raises(DigestError):
         keepers("run", "router", PEERS, 2)
+
+
+def test_in_a_small_run_everybody_watches_everything_and_in_a_crowd_a_few_units():
+    units = ["base", *(f"cluster-{number}" for number in range(200)), "router"]
+    assert set(watched(RUN, PEERS[0], units, 1)) == set(units)
+    crowd = [person(number).peer_id for number in range(300)]
+    seen = [watched(RUN, name, units, len(crowd)) for name in crowd]
+    assert all("base" in some for some in seen)
+    assert max(map(len, seen)) <= FEWEST_WATCHED + 1
+    assert {unit for some in seen for unit in some} == set(units), "every unit has somebody who looks after it"
