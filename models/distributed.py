@@ -73,7 +73,7 @@ class Ranks:
             return fully_shard(network, reshard_after_forward=True)
         if self.count == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
 
     @contextmanager
     def averaging(self, module: Any, last: bool) -> Iterator[None]:

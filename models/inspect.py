@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -51,6 +52,8 @@ def check_weights(file: Path, config: dict[str, Any], kind: str) -> list[str]:
 def check_config(settings: object, arguments: dict[str, Any], kind: str) -> list[str]:
     """Return what differs between a config.json and the one an honest export of the network has, a sentence a fault.
 
+    An argument that a config leaves out has its default, as it has when the network is loaded.
+
     Args:
         settings: the parsed config.json of a stranger.
         arguments: keyword arguments of the network that is expected.
@@ -62,6 +65,8 @@ def check_config(settings: object, arguments: dict[str, Any], kind: str) -> list
         expected: dict[str, Any] = json.loads(_on_meta(_KINDS[kind], arguments).to_json_string())
     except (TypeError, ValueError) as error:
         return [f"The config does not describe a {kind}: {error}."]
+    defaults = inspect.signature(_KINDS[kind].__init__).parameters.items()
+    settings = {**{name: p.default for name, p in defaults if p.default is not p.empty}, **settings}
     names = sorted(n for n in settings.keys() | expected.keys() if n == "_class_name" or not n.startswith("_"))
     return [
         f"config.json says {name} is {settings.get(name)!r:.80} where {expected.get(name)!r} is expected."

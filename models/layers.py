@@ -1,8 +1,10 @@
 """Building blocks shared by the expert and the router, written from the papers.
 
 Peebles & Xie 2023 (DiT, arXiv 2212.09748, section 3.2) for patches, adaptive layer norm and time embedding;
-Chen et al. 2023 (PixArt-alpha, arXiv 2310.00426, section 2.3) for AdaLN-Single and cross-attention on text.
-Shape letters: B batch, C channels, H W picture, T picture tokens, L text tokens, E text width, D model width.
+Chen et al. 2023 (PixArt-alpha, arXiv 2310.00426, section 2.3) for AdaLN-Single and cross-attention on text;
+Dehghani et al. 2023 (ViT-22B, arXiv 2302.05442, section 2) for normalised queries and keys.
+Shape letters: B batch, C channels, H W picture, T picture tokens, L text tokens, E text width, D model width, N heads,
+d width of a head.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from paris.models.positions import Rotation, rotate
 
 TIME_SCALE = 999.0
 """Networks see 999 t: Paris keeps DiT's 0..999 time axis (recipes: t_DiT = round(999 t), here not rounded)."""
@@ -59,20 +63,45 @@ class TimeEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens on themselves, or on a context of the same width."""
+    """Multi-head attention of tokens on themselves, or on a context of the same width.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width: model width D.
+        heads: number of heads N.
+        qk_norm: bring each head's queries and keys to unit root mean square, times a learned scale.
+    """
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
+        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
 
-    def forward(self, x_BTD: Tensor, context_BLD: Tensor | None = None, mask_BL: Tensor | None = None) -> Tensor:
-        """Attend; context tokens whose mask is False are not seen. Returns (B, T, D)."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        context_BLD: Tensor | None = None,
+        mask_BL: Tensor | None = None,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
+        """Attend; context tokens whose mask is False are not seen. Returns (B, T, D).
+
+        Args:
+            x_BTD: tokens that ask.
+            context_BLD: tokens that answer; None for the same.
+            mask_BL: True where a context token counts.
+            rotation: places of the tokens, for attention on themselves.
+        """
         source = x_BTD if context_BLD is None else context_BLD
         q = self._split(self.q(x_BTD))
         k, v = (self._split(part) for part in self.kv(source).chunk(2, dim=-1))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         mask = None if mask_BL is None else mask_BL[:, None, None, :]
         mixed = _mix(q, k, v, mask)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from paris.models.distributed import Ranks
 
@@ -58,8 +57,9 @@ class Meter:
     def add(self, losses_B: Tensor, times_B: Tensor) -> None:
         """Count some samples' losses at their times, on the device."""
         bins_B = (times_B * NOISE_BINS).long().clamp(0, NOISE_BINS - 1)
-        # A product with one-hot rows, unlike a scattered sum, adds in the same order every time on every device.
-        hot_BN = functional.one_hot(bins_B, NOISE_BINS).to(losses_B.dtype)
+        # A product with one-hot rows, unlike a scattered sum, adds in the same order every time on every device, and
+        # `one_hot` itself would wait for the device to see whether every number is in range.
+        hot_BN = (bins_B[:, None] == torch.arange(NOISE_BINS, device=self._device)).to(losses_B.dtype)
         self._sums += torch.stack([losses_B, torch.ones_like(losses_B)]) @ hot_BN
 
     def report(self, step: int) -> Report:

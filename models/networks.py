@@ -37,6 +37,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_network(kind: type[Network], folder: Path, dtype: torch.dtype = torch.float32) -> Network:
     """Build a network from a folder's config and load its weights strictly.
 
+    The network is built without memory and then given the tensors of the mapped file: where the precision is the
+    file's, nothing is read before it is used; else one tensor after the other is converted. Never two networks at once.
+
     Raises:
         CheckpointError: where the config is of another class, or a tensor is missing, unknown or misshapen.
     """
@@ -47,9 +50,12 @@ def load_network(kind: type[Network], folder: Path, dtype: torch.dtype = torch.f
         )
     known = inspect.signature(kind.__init__).parameters
     try:
-        network = kind(**{name: value for name, value in settings.items() if name in known})
+        with torch.device("meta"):
+            network = kind(**{name: value for name, value in settings.items() if name in known})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a {kind.__name__}: {error}") from error
-    network.load_state_dict(load_export(folder, {name: p.shape for name, p in network.state_dict().items()}))
+    weights = load_export(folder, {name: p.shape for name, p in network.state_dict().items()})
+    network.load_state_dict(weights, assign=True)
+    del weights  # or every tensor would be kept beside its conversion
     torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns about a casting rule that we do not have
     return network.eval().requires_grad_(False)

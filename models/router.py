@@ -7,32 +7,17 @@ text-conditional experts the exact mixture weight is p(k | x_t, t, text).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paris.models.layers import Attention, Perceptron, TimeEmbedding, initialise_linear, modulate, patchify
-
-
-class RouterBlock(nn.Module):
-    """Self-attention and perceptron, each modulated and gated by the block's own projection (AdaLN-Zero)."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(width, 6 * width)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attention = Attention(width, heads)
-        self.mlp = Perceptron(width, mlp_ratio)
-
-    def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
-        """Refine tokens: (B, T, D) -> (B, T, D)."""
-        parts = self.modulation(functional.silu(condition_BD))[:, None].chunk(6, dim=-1)
-        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = parts
-        x = x_BTD + gate_attention * self.attention(modulate(self.norm(x_BTD), shift_attention, scale_attention))
-        out: Tensor = x + gate_mlp * self.mlp(modulate(self.norm(x), shift_mlp, scale_mlp))
-        return out
+from paris.models.blocks import PER_BLOCK, Block, grid_of, require_sound
+from paris.models.layers import TimeEmbedding, initialise_linear, patchify
+from paris.models.positions import LEARNED, ROTARY, resized, rotation
 
 
 class Router(ModelMixin, ConfigMixin):
@@ -48,7 +33,16 @@ class Router(ModelMixin, ConfigMixin):
         clusters: number of clusters K.
         mlp_ratio: hidden width of the perceptrons over D.
         text_dim: width E of the pooled text; 0 makes a blind router, as Paris released.
+        positions: "learned" or "rotary", see `positions.py`.
+        qk_norm: normalise queries and keys.
+
+    Raises:
+        ValueError: where height and patch, or width and heads, do not divide, or positions have no such name.
     """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _repeated_blocks: ClassVar[list[str]] = ["Block"]
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -63,15 +57,22 @@ class Router(ModelMixin, ConfigMixin):
         clusters: int,
         mlp_ratio: float = 4.0,
         text_dim: int = 768,
+        positions: str = LEARNED,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.patch = patch
+        require_sound("Router", height=height, patch=patch, width=width, heads=heads, positions=positions)
+        self.patch, self.head_width = patch, width // heads
+        self.gradient_checkpointing = False
         self.patch_in = nn.Linear(channels * patch * patch, width)
-        self.pos_embed = nn.Parameter(0.02 * torch.randn((height // patch) ** 2, width))
+        places = None if positions == ROTARY else nn.Parameter(0.02 * torch.randn((height // patch) ** 2, width))
+        self.register_parameter("pos_embed", places)
         self.cls_token = nn.Parameter(0.02 * torch.randn(width))
         self.time = TimeEmbedding(width)
         self.text_in = nn.Linear(text_dim, width) if text_dim else None
-        self.blocks = nn.ModuleList(RouterBlock(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, modulation=PER_BLOCK, cross=False, qk_norm=qk_norm) for _ in range(depth)
+        )
         self.head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, clusters)
         )
@@ -80,12 +81,27 @@ class Router(ModelMixin, ConfigMixin):
     def _initialise(self) -> None:
         self.apply(initialise_linear)
         for block in self.blocks:
-            assert isinstance(block, RouterBlock)
-            nn.init.zeros_(block.modulation.weight)
+            assert isinstance(block, Block)
+            block.initialise()
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, pooled_BE: Tensor) -> Tensor:
-        """Return cluster logits (B, K). Pooled text is brought to unit root mean square first, so its scale is free."""
-        x = self.patch_in(patchify(x_BCHW, self.patch)) + self.pos_embed
+        """Return cluster logits (B, K). Pooled text is brought to unit root mean square first, so its scale is free.
+
+        Args:
+            x_BCHW: latents (1-t) x0 + t eps, of any height and width the patch divides.
+            t_B: times in [0, 1], 0 data, 1 noise.
+            pooled_BE: pooled text; a blind router does not look at it.
+
+        Raises:
+            ValueError: a side of the latents is no multiple of the patch.
+        """
+        rows, columns = grid_of(x_BCHW, self.patch)
+        x = self.patch_in(patchify(x_BCHW, self.patch))
+        turn = None
+        if self.pos_embed is None:
+            turn = rotation(rows, columns, self.head_width, x.device, unplaced=1)
+        else:
+            x = x + resized(self.pos_embed, rows, columns)
         condition = self.time(t_B)
         cls_BD = self.cls_token.expand(len(x), -1)
         if self.text_in is not None:
@@ -94,6 +110,9 @@ class Router(ModelMixin, ConfigMixin):
             cls_BD = cls_BD + text_BD
         x = torch.cat([cls_BD[:, None].to(x.dtype), x], dim=1)
         for block in self.blocks:
-            x = block(x, condition)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x, condition, None, None, turn)
+            else:
+                x = block(x, condition, rotation=turn)
         logits: Tensor = self.head(x[:, 0])
         return logits

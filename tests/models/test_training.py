@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from paris.models.checkpoints import CheckpointError
 from paris.models.dit import DiT
-from paris.models.objectives import RoutingObjective, VelocityObjective
+from paris.models.feed import Feed
+from paris.models.objectives import RoutingObjective, expert_objective
 from paris.models.presets import PRESETS
 from paris.models.recipe import Recipe, RecipeError
 from paris.models.router import Router
@@ -24,13 +27,13 @@ RECIPE = Recipe(steps=20, batch=7, lr=3e-3, warmup_steps=3, ema=0.9, weight_deca
 NOTE = '{"key": ["run", "cluster-0"], "step": 2, "updates": 2, "micro_batch": 7, "loss_scale": {}}'
 
 
-def new_trainer(cache, unit="cluster-0", precision="bf16", seed=0, **changes) -> Trainer:
+def new_trainer(cache, unit="cluster-0", precision="bf16", seed=0, options=None, **changes) -> Trainer:
     torch.manual_seed(seed)
     micro = PRESETS["micro"]
     network = Router(**micro.router, clusters=2) if unit == "router" else DiT(**micro.expert)
-    objective = RoutingObjective() if unit == "router" else VelocityObjective()
     recipe = replace(RECIPE, precision=precision, **changes)
-    return Trainer(network, objective, cache, recipe, ("run", unit), threads=1)
+    objective = RoutingObjective() if unit == "router" else expert_objective(asdict(recipe))
+    return Trainer(network, objective, cache, recipe, ("run", unit), threads=1, **(options or {}))
 
 
 def state(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -44,24 +47,51 @@ def state(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def assert_equal(left: Trainer, right: Trainer) -> None:
-    assert left.step == right.step
-    ours, theirs = state(left), state(right)
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    """Every tensor and number of the state."""
+    ours, theirs = left.snapshot(copy=False), right.snapshot(copy=False)
+    assert ours.note == theirs.note
+    assert ours.groups.keys() == theirs.groups.keys()
+    for group, named in ours.groups.items():
+        assert [name for name in named if not torch.equal(named[name], theirs.groups[group][name])] == [], group
 
 
-@pytest.mark.parametrize("unit", ["cluster-0", "router"])
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("interrupted_at", [0, 1, 9, 10, 19])
-def test_resume_is_exact_wherever_it_was_interrupted(tmp_path, cache, unit, precision, interrupted_at):
-    whole = new_trainer(cache, unit, precision)
+KINDS = [
+    ("cluster-0", {}),
+    ("cluster-0", {"objective": "ddpm-noise"}),
+    ("cluster-0", {"objective": "ddpm-x0", "noise_schedule": "linear"}),
+    ("router", {}),
+]
+
+
+@pytest.mark.parametrize(("unit", "objective"), KINDS)
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_resume_is_exact_wherever_it_was_interrupted(tmp_path, cache, unit, objective, precision):
+    whole = new_trainer(cache, unit, precision, **objective)
+    for step in (0, 1, 9, 10, 19):
+        whole.train(step)
+        whole.save(tmp_path / str(step))
     whole.train(20)
-    first = new_trainer(cache, unit, precision)
-    first.train(interrupted_at)
-    first.save(tmp_path)
-    second = new_trainer(cache, unit, precision, seed=99)
-    second.load(tmp_path)
-    second.train(20)
-    assert_equal(whole, second)
+    for folder in tmp_path.iterdir():
+        resumed = new_trainer(cache, unit, precision, seed=99, **objective)
+        resumed.load(folder)
+        assert resumed.step == int(folder.name)
+        resumed.train(20)
+        assert_equal(whole, resumed)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_resume_keeps_micro_batches_and_every_average(tmp_path, cache, precision):
+    options, changes = {"half_lives": (3, 30)}, {"accumulate": 3, "schedule": "cosine"}
+    whole = new_trainer(cache, precision=precision, options=options, **changes)
+    whole.passes.keep_micro_batch(2)
+    whole.train(11)
+    whole.save(tmp_path)
+    whole.train(20)
+    resumed = new_trainer(cache, precision=precision, seed=9, options=options, **changes)
+    resumed.load(tmp_path)
+    assert resumed.passes.micro_batch == 2
+    resumed.train(20)
+    assert_equal(whole, resumed)
 
 
 def test_stopping_between_steps_changes_nothing(cache):
@@ -109,18 +139,6 @@ def test_another_process_takes_over_bit_for_bit(tmp_path, make_shard, letters, p
     assert (tmp_path / "after/state.safetensors").read_bytes() == (tmp_path / "whole/state.safetensors").read_bytes()
 
 
-def test_a_segment_can_be_replayed_without_what_came_before(tmp_path, cache):
-    """An auditor needs the parent's state and the numbers a..b alone."""
-    trainer = new_trainer(cache)
-    trainer.train(6)
-    trainer.save(tmp_path / "parent")
-    trainer.train(13)
-    auditor = new_trainer(cache, seed=3)
-    auditor.load(tmp_path / "parent")
-    auditor.train(13)
-    assert_equal(trainer, auditor)
-
-
 @pytest.mark.parametrize("changed", [{"seed": 6}, {"text_dropout": 0.9}, {"batch": 8}])
 def test_another_recipe_trains_another_network(cache, changed):
     ours, theirs = new_trainer(cache), new_trainer(cache, **changed)
@@ -129,11 +147,12 @@ def test_another_recipe_trains_another_network(cache, changed):
     assert not torch.equal(ours.parameters["patch_in.weight"], theirs.parameters["patch_in.weight"])
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_poisoned_sample_never_reaches_the_weights(tmp_path, cache, poison):
+def test_poisoned_sample_never_reaches_the_weights(tmp_path, cache, poison, precision):
     poisoned = cache.latents_NCHW.clone()
     poisoned[:] = poison
-    trainer = new_trainer(cache)
+    trainer = new_trainer(cache, precision=precision)
     trainer.train(4)
     before = {name: value.clone() for name, value in state(trainer).items() if "average" not in name}
     trainer.feed.cache = replace(cache, latents_NCHW=poisoned)
@@ -321,6 +340,55 @@ def test_evaluation_repeats_and_disturbs_nothing(cache):
     assert_equal(watched, alone)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_step_never_makes_the_host_wait_for_the_device(cache, precision):
+    """`.item()`, `float(tensor)`, `if tensor:` and whatever has a shape that depends on numbers would."""
+    waited: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket in {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}:
+                waited.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    trainer = new_trainer(cache, precision=precision, options={"half_lives": (5,)}, accumulate=2)
+    trainer.train(1)
+    with Watch():
+        for _ in range(3):
+            trainer._one_step()
+        assert waited == []
+        trainer.check_finite()
+    assert waited, "this test cannot see a wait"
+
+
+def test_the_next_step_is_prepared_while_this_one_runs_and_nothing_changes(cache):
+    ahead, behind = new_trainer(cache), new_trainer(cache)
+    ahead.feed = Feed(cache, ahead.objective, ahead.recipe, ahead.key, ahead=True)
+    for trainer in (ahead, behind):
+        trainer.train(7)
+        trainer.train(12)
+    assert_equal(ahead, behind)
+
+
+def test_loss_by_noise_level_adds_up_to_the_loss(cache):
+    """Every sample is in the bin of its own time, and in no other."""
+    trainer, reports = new_trainer(cache, times="uniform", batch=48), []
+    trainer.train(10, reports.append)
+    report = reports[0]
+    times = np.concatenate([trainer.feed.prepare(step).draw.t_B for step in range(10)])
+    counts = np.histogram(times, bins=len(report.loss_by_noise), range=(0, 1))[0]
+    assert (counts * report.loss_by_noise).sum() / counts.sum() == pytest.approx(report.loss, rel=1e-4)
+    assert report.images_per_s > 0
+    assert report.mfu is None
+
+
+def test_share_of_the_peak_is_said_once_the_peak_is_known(cache):
+    trainer, reports = new_trainer(cache), []
+    trainer.measure_peak()
+    trainer.train(1, reports.append)
+    assert reports[0].mfu > 0
+
+
 def test_losses_are_reported_and_average_the_steps_since(cache):
     trainer, reports = new_trainer(cache), []
     trainer.train(15, reports.append)
@@ -335,6 +403,12 @@ def test_learning_rate_warms_up_holds_and_falls_to_zero():
     assert recipe.learning_rate(100) == 0.0
 
 
+def test_cosine_learning_rate_warms_up_and_falls_along_half_a_cosine():
+    recipe = Recipe(steps=109, batch=1, lr=1.0, warmup_steps=9, schedule="cosine")
+    assert [recipe.learning_rate(step) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
+    assert [recipe.learning_rate(step) for step in (34, 59, 109)] == pytest.approx([0.85355, 0.5, 0.0], abs=1e-5)
+
+
 def test_recipe_reads_decimal_strings_and_ignores_the_publish_cadence():
     recipe = Recipe.of({"steps": 10, "batch": 4, "lr": "0.001", "ema": "0.99", "publish_every": 5, "precision": "fp32"})
     assert (recipe.lr, recipe.ema, recipe.precision) == (0.001, 0.99, "fp32")
@@ -342,7 +416,16 @@ def test_recipe_reads_decimal_strings_and_ignores_the_publish_cadence():
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"steps": 1, "batch": 0, "lr": "1"}, {"steps": 1, "batch": 1, "lr": "x"}, {"steps": 1, "batch": 1, "lr": "0"}],
+    [
+        {},
+        {"steps": 1, "batch": 0, "lr": "1"},
+        {"steps": 1, "batch": 1, "lr": "x"},
+        {"steps": 1, "batch": 1, "lr": "0"},
+        {"steps": 1, "batch": 1, "lr": "1", "accumulate": 2},
+        {"steps": 1, "batch": 1, "lr": "1", "time_shift": "0"},
+        {"steps": 1, "batch": 1, "lr": "1", "precision": "fp8"},
+        {"steps": 1, "batch": 1, "lr": "1", "schedule": "wavy"},
+    ],
 )
 def test_bad_recipe_is_explained(values):
     with pytest.raises(RecipeError, match="genesis"):
