@@ -17,6 +17,7 @@ from node_support import LOOPBACK
 
 from paris.node.bootstrap import CACHE, COMMAND_LINE, LAN, RUN_KEY, Source, Sources, Tried
 from paris.node.company import CALM_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, LOOKS_TO_MINGLE, Company
+from paris.node.doctor import Finding, _network
 from paris.node.hubpeers import peers_file
 from paris.node.peer import Peer, open_peer, passing
 from paris.node.peercache import PeerCache
@@ -328,6 +329,45 @@ def test_two_halves_of_a_network_meet_again_because_all_sources_are_tried_now_an
     assert told.kinds == ["alone", "online", "clock"]
     assert (told.events[2][1]["offset_s"], "timedatectl" in told.events[2][1]["cure"]) == (42.0, True)
     assert all(pause >= CALM_S for pause in told.pauses[1:])
+
+
+def test_a_node_that_has_company_from_the_start_is_told_its_clock_and_not_that_it_is_online() -> None:
+    peer = Nobody(company=(person(1).peer_id,))
+    peer.tried = Tried((), (Dial(dead()),), 1.0)
+    assert asyncio.run(looked(peer, 2)).kinds == ["clock"]
+
+
+def test_a_clock_that_cannot_be_compared_is_passed_over() -> None:
+    class Mute(Nobody):
+        async def skew(self) -> Any:
+            raise NetworkError("the connected peers could not be listed")
+
+    assert asyncio.run(looked(Mute(company=(person(1).peer_id,)), 2)).kinds == ["alone", "online"]
+
+
+def test_doctor_finds_a_live_peer_by_every_source_and_compares_clocks(tmp_path: Path) -> None:
+    async def scene() -> dict[str, Finding]:
+        async with node(tmp_path, 1) as live:
+            findings = await _network(settings(tmp_path / "home", live.addrs[0], dead()), None)
+            return {finding.what: finding for finding in findings}
+
+    found = asyncio.run(scene())
+    assert {what: finding.verdict for what, finding in found.items()} == {
+        "daemon": "ok", "addresses": "warning", "--peer": "ok", "settings": "ok", "network": "ok", "clock": "ok",
+    }  # fmt: skip
+    assert found["--peer"].detail.startswith("1 of 2 answer; ")
+    assert "that of 1 peer" in found["clock"].detail
+
+
+def test_doctor_of_a_run_whose_genesis_nobody_has_says_so(tmp_path: Path) -> None:
+    async def scene() -> list[Finding]:
+        async with node(tmp_path, 1) as live:
+            return await _network(settings(tmp_path / "home"), RunKey(RUN, (live.addrs[0],)))
+
+    findings = asyncio.run(scene())
+    assert findings[-1].verdict == "problem"
+    assert "could not be fetched" in findings[-1].detail
+    assert [finding.what for finding in findings if finding.verdict == "ok"].count("run key") == 1
 
 
 def test_sources_are_named_apart_and_own_addresses_lead_nowhere(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hub_support import PATH, Hub, point_at
 from node_support import COMMAND, LOOPBACK
 
-from paris.node.hubpeers import FILE_BYTES, MOST_RECORDS, peers_file, peers_in, read_peers
+from paris.node.hubpeers import FILE_BYTES, MOST_RECORDS, _bounded, peers_file, peers_in, read_peers
 from paris.protocol import strict_json
 from paris.protocol.envelope import sign
 from paris.protocol.errors import EnvelopeError, NetworkError, ParisError
@@ -91,6 +91,12 @@ def test_a_hub_that_says_nothing_is_not_waited_for(hub: Hub) -> None:
     hub.silent = True
     with pytest.raises(NetworkError):
         read(limit_s=0.3)
+
+
+def test_a_hub_that_drips_is_given_up_at_the_deadline() -> None:
+    with pytest.raises(NetworkError, match="too slowly"):
+        _bounded(iter([b"x"]), time.monotonic() - 1)
+    assert _bounded(iter([b"x", b"y"]), time.monotonic() + 60) == b"xy"
 
 
 def test_endless_data_is_cut_off(hub: Hub) -> None:

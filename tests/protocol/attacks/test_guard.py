@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import msgpack
 import pytest
 from protocol_support import NOW_S, digest_of, make_claim, person, signed
 
@@ -89,3 +90,31 @@ def test_only_so_many_entries_of_one_answer_are_looked_at(run_async, monkeypatch
 
     monkeypatch.setattr(guard, "LIMITS", dataclasses.replace(guard.LIMITS, signers_per_slot=1))
     assert len(find(run_async, slot(1, 2, 3)).value.data) == 2
+
+
+def nested(code: int, depth: int) -> bytes:
+    """Extension values inside each other, as a hostile peer packs them; two kilobytes are enough for hundreds."""
+    data = msgpack.packb([])
+    for _ in range(depth):
+        inner = msgpack.ExtType(code, data)
+        data = msgpack.packb([None, 0.0, [[b"k", inner, 1.0]]] if code == SLOT else [inner])
+    return msgpack.packb(msgpack.ExtType(code, data))
+
+
+SLOT, TUPLE = 0x50, 0x40
+
+
+@pytest.mark.parametrize("code", [SLOT, TUPLE])
+@pytest.mark.parametrize("depth", [2, 200, 2000])
+def test_a_value_nested_deep_enough_to_end_the_process_is_refused(code, depth):
+    """hivemind unpacks it recursively in C: 200 levels overflow the stack, long before any validator is asked."""
+    with pytest.raises(ValueError, match="type"):
+        MSGPackSerializer.loads(nested(code, depth))
+
+
+def test_a_slot_survives_packing():
+    slot = DictionaryDHTValue()
+    slot.store(b"key", b"value", NOW_S + 10.0)
+    found = MSGPackSerializer.loads(MSGPackSerializer.dumps(slot))
+    assert found.latest_expiration_time == NOW_S + 10.0
+    assert dict(found.items())[b"key"].value == b"value"
