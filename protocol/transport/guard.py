@@ -1,8 +1,9 @@
 """Our validator in front of hivemind's storage: nothing foreign gets in, on a store or on a find, unchecked.
 
-hivemind asks a validator about single records only. Two gaps are closed here: one bad entry would make it refuse a
-whole dictionary (so anybody could hide everybody), and it believes the expiration a peer reports for a dictionary (so
-one peer reporting "infinity" could end every search early).
+hivemind asks a validator about single records only. Three gaps are closed here: one bad entry would make it refuse a
+whole dictionary (so anybody could hide everybody), it believes the expiration a peer reports for a dictionary (so one
+peer reporting "infinity" could end every search early), and a peer that names the asker as nearest to a key makes it
+fail at its own assertion (so anybody could keep everybody from storing).
 """
 
 from __future__ import annotations
@@ -48,12 +49,15 @@ class Guard(RecordValidatorBase):
         self._clock = clock
 
     def attach(self, protocol: Any) -> None:
-        """Close the two gaps named above in one hivemind DHTProtocol."""
+        """Close the gaps named above in one hivemind DHTProtocol."""
         find = protocol.call_find
 
         async def call_find(peer: PeerID, keys: Any) -> Any:
             found = await find(peer, keys)
-            return found and {key: (_believable(item), nearest) for key, (item, nearest) in found.items()}
+            return found and {
+                key: (_believable(item), {place: who for place, who in nearest.items() if place != protocol.node_id})
+                for key, (item, nearest) in found.items()
+            }
 
         protocol.call_find = call_find
         protocol._validate_dictionary = self.filter_dictionary  # noqa: SLF001 - hivemind has no hook for this

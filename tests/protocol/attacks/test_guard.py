@@ -30,8 +30,10 @@ class Found:
 class Network:
     """A protocol whose one peer returns what a test wants."""
 
-    def __init__(self, value, expiration) -> None:
-        self.answer = {KEY: (value if value is None else Found(value, expiration), {})}
+    node_id = DHTID.generate("the asker")
+
+    def __init__(self, value, expiration, nearest=None) -> None:
+        self.answer = {KEY: (value if value is None else Found(value, expiration), nearest or {})}
         Guard(RecordBook(), clock=lambda: NOW_S).attach(self)
 
     async def call_find(self, _peer, keys):
@@ -118,3 +120,16 @@ def test_a_slot_survives_packing():
     found = MSGPackSerializer.loads(MSGPackSerializer.dumps(slot))
     assert found.latest_expiration_time == NOW_S + 10.0
     assert dict(found.items())[b"key"].value == b"value"
+
+
+def test_a_peer_that_names_the_asker_as_nearest_to_a_key(run_async):
+    """hivemind would fail at an assertion of its own, in the middle of a store."""
+
+    async def ask():
+        other = DHTID.generate("somebody else")
+        network = Network(None, 0.0, {Network.node_id: "asker", other: "other"})
+        return (await network.call_find(None, [KEY]))[KEY]
+
+    item, nearest = run_async(ask())
+    assert item is None
+    assert list(nearest.values()) == ["other"]
