@@ -30,14 +30,24 @@ class Passes:
         scale: multiplies losses before the backward pass.
         ranks: who shares the batch.
         compiled: backend of `torch.compile` for these passes, or None.
+        precision: of these passes.
 
     Attributes:
         config: the network's config.json.
+        precision: as given.
         micro_batch: samples of one forward and backward pass.
     """
 
     def __init__(
-        self, network: Any, objective: Objective, recipe: Recipe, scale: LossScale, ranks: Ranks, compiled: str | None
+        self,
+        network: Any,
+        objective: Objective,
+        recipe: Recipe,
+        scale: LossScale,
+        ranks: Ranks,
+        *,
+        compiled: str | None,
+        precision: str,
     ) -> None:
         self.network, self.objective, self.ranks = network.train(), objective, ranks
         self.config: dict[str, Any] = json.loads(network.to_json_string())
@@ -46,7 +56,7 @@ class Passes:
         self._module: Any = ranks.wrap(network)
         self._forward = torch.compile(self._module, backend=compiled) if compiled else self._module
         self.device: torch.device = next(network.parameters()).device
-        self._batch, self._precision, self._scale = recipe.batch, recipe.precision, scale
+        self._batch, self.precision, self._scale = recipe.batch, precision, scale
         share = ranks.share(recipe.batch)
         self._share = share.stop - share.start
         self._largest = min(-(-recipe.batch // recipe.accumulate), self._share)
@@ -102,7 +112,7 @@ class Passes:
         for number, part in enumerate(parts, 1):
             here = part.to(self.device)
             with self.ranks.averaging(self._module, sync and number == len(parts)):
-                with autocast(self.device, self._precision):
+                with autocast(self.device, self.precision):
                     losses_B = self.objective.losses(self._ask, here.batch, here.draw)
                 # Ranks are averaged, and each holds only its share of the batch.
                 (losses_B.sum() * (self._scale.scale * (self.ranks.count / self._batch))).backward()

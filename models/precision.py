@@ -14,6 +14,19 @@ from torch import Tensor
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
+
+def affordable(precision: str, device: torch.device) -> str:
+    """Return the precision in which a recipe's passes should run on a device: its own, or "fp32".
+
+    A CPU without units for a short type emulates it, many times slower than fp32 and no better. What comes out differs
+    from the recipe's by less rounding, as another machine's would.
+    """
+    if device.type != "cpu" or precision == "fp32":
+        return precision
+    asked = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[precision]
+    return precision if getattr(torch.ops.mkldnn, asked)() else "fp32"
+
+
 FIRST_SCALE = 2.0**16
 SMALLEST_SCALE = 1.0
 """An overflow at this scale is no rounding matter any more: the training has diverged."""

@@ -48,6 +48,7 @@ class Trainer:
         threads: CPU threads; bit-exactness holds for one number of threads. None leaves the process's setting.
         half_lives: of further averages, in steps; they are kept in the state and exported by half-life.
         compiled: backend of `torch.compile` for the training passes, usually "inductor"; None does not compile.
+        precision: of the passes, where not the recipe's own, see `paris.models.precision.affordable`.
         ranks: the processes that train this unit together; every one makes the same calls.
 
     Attributes:
@@ -67,6 +68,7 @@ class Trainer:
         threads: int | None = None,
         half_lives: Sequence[int] = (),
         compiled: str | None = None,
+        precision: str | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         if threads is not None:
@@ -74,8 +76,9 @@ class Trainer:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.of(recipe)
         self.objective, self.key, self.ranks, self.step = objective, key, ranks, 0
         device = next(network.parameters()).device
-        self.scale = LossScale(self.recipe.precision, device)
-        self.passes = Passes(network, objective, self.recipe, self.scale, ranks, compiled)
+        precision = precision or self.recipe.precision
+        self.scale = LossScale(precision, device)
+        self.passes = Passes(network, objective, self.recipe, self.scale, ranks, compiled=compiled, precision=precision)
         self._decays = {"average": self.recipe.ema, **{f"average-{h}": 0.5 ** (1 / h) for h in half_lives}}
         self._optimiser = Optimiser(network, self.recipe.weight_decay, list(self._decays), self.scale, ranks)
         self.feed = Feed(cache, objective, self.recipe, key, ranks=ranks, device=device)
@@ -162,7 +165,7 @@ class Trainer:
 
     def measure_peak(self) -> None:
         """Time bare matrix products, so that reports from now on say what share of the hardware training uses."""
-        peak = flops.matmul_flops_per_s(self.passes.device, DTYPES[self.recipe.precision])
+        peak = flops.matmul_flops_per_s(self.passes.device, DTYPES[self.passes.precision])
         self.meter.peak_flops_per_s = peak * self.ranks.count
 
     def snapshot(self, *, copy: bool = True) -> Snapshot:
@@ -180,6 +183,7 @@ class Trainer:
             "step": self.step,
             "updates": self._optimiser.updates,
             "micro_batch": self.passes.micro_batch,
+            "precision": self.passes.precision,
             "loss_scale": self.scale.state(),
         }
         return Snapshot(self._optimiser.groups(copy=copy), note, self.passes.config, self._about)

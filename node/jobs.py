@@ -84,10 +84,10 @@ class Job:
 class Event:
     """One line of the child.
 
-    Kinds: "prepare" (done) - "resumed" (step, begun_from, micro_batch, ranks) - "measured" (measured_loss_micro,
-    claimed_loss_micro; from a job that only measures also nothing_micro, samples) - "step" (step, loss, per_s, mfu,
-    loss_by_noise) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "refused" (what, why): the
-    checkpoint to build on is not what it claims to be - "failed" (what, why, hint).
+    Kinds: "prepare" (done) - "resumed" (step, begun_from, micro_batch, precision, ranks) - "measured"
+    (measured_loss_micro, claimed_loss_micro; from a job that only measures also nothing_micro, samples) - "step" (step,
+    loss, per_s, mfu, loss_by_noise) - "checkpoint" (step, folder, holdout_loss_micro) - "stopped" (step) - "refused"
+    (what, why): the checkpoint to build on is not what it claims to be - "failed" (what, why, hint).
     """
 
     kind: str

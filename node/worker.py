@@ -35,6 +35,7 @@ from paris.models.dit import DiT
 from paris.models.latents import open_codec
 from paris.models.meter import Report
 from paris.models.objectives import RoutingObjective, expert_objective
+from paris.models.precision import affordable
 from paris.models.router import Router
 from paris.models.snapshots import BackgroundWriter, Snapshot
 from paris.models.text import open_text_encoder
@@ -103,7 +104,8 @@ def train(job: Job, stop: Stop, ranks: Ranks = ALONE) -> None:
     own = job.resume and job.claimed_loss_micro is None
     micro_batch = trainer.passes.micro_batch if own else trainer.fit_memory()
     trainer.measure_peak()
-    say("resumed", step=trainer.step, begun_from=job.begun_from, micro_batch=micro_batch, ranks=ranks.count)
+    how = {"micro_batch": micro_batch, "precision": trainer.passes.precision, "ranks": ranks.count}
+    say("resumed", step=trainer.step, begun_from=job.begun_from, **how)
     cadence, writer = job.recipe["publish_every"], BackgroundWriter()
     while trainer.step < trainer.recipe.steps and not ranks.any(stop()):
         until = min(trainer.recipe.steps, (trainer.step // cadence + 1) * cadence)
@@ -197,9 +199,7 @@ def _measure(job: Job, trainer: Trainer, holdout: LatentCache) -> None:
         raise RefusedError(str(error)) from error
     if not math.isfinite(loss):
         raise RefusedError(f"its hold-out loss is {loss}")
-    nothing = (
-        None if job.is_router else trainer.evaluate(holdout, EVALUATION_SAMPLES, lambda x, *_: torch.zeros_like(x))
-    )
+    nothing = None if job.is_router else trainer.evaluate(holdout, EVALUATION_SAMPLES, _predict_nothing)
     say(
         "measured",
         measured_loss_micro=min(round(loss * 1e6), MOST_LOSS_MICRO),
@@ -218,8 +218,17 @@ def _trainer(job: Job, cache: LatentCache, ranks: Ranks = ALONE) -> Trainer:
     network = Router(**job.network) if job.is_router else DiT(**job.network)
     torch.nn.Module.to(network, local_device())
     objective = RoutingObjective() if job.is_router else expert_objective(job.recipe)
-    key = (job.run, job.unit)
-    return Trainer(network, objective, cache, job.recipe, key, threads=job.threads, compiled=job.compiled, ranks=ranks)
+    return Trainer(
+        network,
+        objective,
+        cache,
+        job.recipe,
+        (job.run, job.unit),
+        threads=job.threads,
+        compiled=job.compiled,
+        precision=affordable(job.recipe["precision"], local_device()),
+        ranks=ranks,
+    )
 
 
 def _shared(job: Job, shards: tuple[str, ...], stop: Stop, ranks: Ranks) -> LatentCache:
@@ -269,6 +278,7 @@ def _versions(job: Job) -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": str(job.threads),
+        "precision": affordable(job.recipe["precision"], local_device()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "ranks": f"{job.processes}{' sharded' if job.sharded else ''}",
     }

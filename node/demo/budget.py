@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from paris.models.dit import DiT
+from paris.models.precision import affordable, autocast
 from paris.models.presets import PRESETS
 from paris.models.router import Router
 from paris.protocol.records import Recipe
@@ -88,9 +89,9 @@ def _sized(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 def _samples_per_s(threads: int) -> float:
-    """Training speed of one expert, bf16."""
+    """Training speed of one expert, in bf16 where this machine has units for it."""
     torch.set_num_threads(threads)
-    preset = PRESETS["tiny"]
+    preset, precision = PRESETS["tiny"], affordable("bf16", torch.device("cpu"))
     network = DiT(**preset.expert)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     inputs = (
@@ -103,7 +104,7 @@ def _samples_per_s(threads: int) -> float:
     for step in range(PROBE_STEPS + 2):
         if step == 2:
             start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu"), precision):
             loss = network(*inputs).square().mean()
         loss.backward()
         optimizer.step()

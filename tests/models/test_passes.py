@@ -12,7 +12,7 @@ from test_training import RECIPE, assert_equal, new_trainer
 
 from paris.models import flops, memory
 from paris.models.dit import DiT
-from paris.models.precision import FIRST_SCALE, GROWS_AFTER_STEPS, LossScale
+from paris.models.precision import FIRST_SCALE, GROWS_AFTER_STEPS, LossScale, affordable
 from paris.models.presets import PRESETS
 from paris.models.training import NonFiniteError
 
@@ -207,3 +207,20 @@ def test_each_half_life_is_exported(tmp_path, cache):
     ]
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
+
+
+@pytest.mark.parametrize(("units", "runs_in"), [(True, "bf16"), (False, "fp32")])
+def test_a_cpu_without_units_for_short_numbers_computes_in_fp32(monkeypatch, units, runs_in):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: units, raising=False)
+    assert affordable("bf16", CPU) == runs_in
+    assert affordable("bf16", torch.device("cuda")) == "bf16"
+    assert affordable("fp32", CPU) == "fp32"
+
+
+def test_the_precision_used_is_part_of_the_state(cache):
+    emulated, spared = new_trainer(cache), new_trainer(cache, options={"precision": "fp32"})
+    assert (emulated.snapshot().note["precision"], spared.snapshot().note["precision"]) == ("bf16", "fp32")
+    exact = new_trainer(cache, precision="fp32")
+    for trainer in (exact, spared):
+        trainer.train(4)
+    assert_equal(exact, spared)

@@ -24,7 +24,7 @@ from paris.models.training import NonFiniteError, Trainer
 RECIPE = Recipe(steps=20, batch=7, lr=3e-3, warmup_steps=3, ema=0.9, weight_decay=0.01, seed=5)
 
 
-NOTE = '{"key": ["run", "cluster-0"], "step": 2, "updates": 2, "micro_batch": 7, "loss_scale": {}}'
+NOTE = '{"key": ["run", "cluster-0"], "step": 2, "updates": 2, "micro_batch": 7, "precision": "bf16", "loss_scale": {}}'
 
 
 def new_trainer(cache, unit="cluster-0", precision="bf16", seed=0, options=None, **changes) -> Trainer:
