@@ -282,11 +282,13 @@ def checkpoints() -> Iterator[Broken]:
         "loss-negative": ('"loss_micro":410000', '"loss_micro":-1', "Its hold-out loss is negative."),
         "loss-boolean": ('"loss_micro":410000', '"loss_micro":true', "Its hold-out loss is no number."),
         "credential-name": (
-            '"builderDependencies":[]', '"builderDependencies":[{"name":"x","content":"e30="}]',
+            '"builderDependencies":[]',
+            '"builderDependencies":[{"name":"x","content":"e30="}]',
             "A builder depends on something else than credentials.",
         ),
         "credential-base64": (
-            '"builderDependencies":[]', '"builderDependencies":[{"name":"credential/0","content":"e30"}]',
+            '"builderDependencies":[]',
+            '"builderDependencies":[{"name":"credential/0","content":"e30"}]',
             "A credential is no base64.",
         ),
         "trace-negative": ("[10,400000]", "[10,-1]", "Its loss trace holds a negative loss."),
