@@ -1,6 +1,6 @@
 """A process that serves one file, over our blob protocol and as a bare hivemind stream.
 
-`python -m benchmarks.peer FILE` prints its addresses as JSON and lives until its standard input ends.
+`python -m benchmarks.peer FILE NUMBER` prints its addresses as JSON and lives until its standard input ends.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     """Start with a key of its own."""
     with tempfile.TemporaryDirectory() as folder:
         key = Path(folder) / "key"
-        key.write_bytes(Identity.from_seed(b"benchmark blob server".ljust(32)).to_libp2p())
+        key.write_bytes(Identity.from_seed(f"benchmark blob server {int(sys.argv[2])}".encode().ljust(32)).to_libp2p())
         file = Path(sys.argv[1])
         asyncio.run(live(file, memoryview(file.read_bytes()), key))
 

@@ -1,4 +1,4 @@
-"""Signatures, validation, the DHT with eight peers, and blobs between two processes."""
+"""Signatures, validation, the DHT with 8 to 32 peers and after half of them died, and blobs between processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from paris.protocol.validation import check_record
 RUN = sha256_of(b"a run for the benchmark")
 ROOT = Path(__file__).parent.parent
 READ_BYTES = 256 * 2**10
+PROVIDERS = 4
+END_GRACE_S = 2.0
 
 
 def run(*, quick: bool) -> list[Row]:
@@ -41,7 +43,12 @@ def run(*, quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         return [
             *signatures(records=20 if quick else 400, repeats=1 if quick else 7),
-            *dht(Path(folder), peers=2 if quick else 8, records=2 if quick else 25, repeats=1 if quick else 5),
+            *(
+                row
+                for peers in ((2,) if quick else (8, 16, 32))
+                for row in dht(Path(folder), peers, records=2 if quick else 15, repeats=1 if quick else 5)
+            ),
+            survival(Path(folder), peers=4 if quick else 16, records=3 if quick else 40),
             *transfer(Path(folder), size_bytes=(5 if quick else 256) * 2**20, repeats=1 if quick else 7),
         ]
 
@@ -147,6 +154,55 @@ def dht(folder: Path, peers: int, records: int, repeats: int) -> list[Row]:
     return rows
 
 
+def survival(folder: Path, peers: int, records: int) -> Row:
+    """Records nobody had read before half of the peers died, their owners announcing again as owners do."""
+    with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
+        swarms = stack.enter_context(_kept(runner, _swarms(folder, peers)))
+        nodes = stack.enter_context(_kept(runner, _bare_nodes(peers)))
+        owner, now_s = _person(0), int(time.time())
+        dead = range(peers // 2, peers)
+
+        async def announce(seq: int) -> None:
+            for number in range(records):
+                claim = _claim(owner, now_s, seq, f"cluster-{number}")
+                await swarms[0].publish(envelope.sign("claim", claim, owner))
+
+        async def bare_announce() -> None:
+            for number in range(records):
+                await nodes[0].store(_slot(number), b"value", now_s + 900.0, subkey=b"writer")
+
+        async def die() -> None:
+            for number in dead:
+                for each in (swarms[number], nodes[number]):
+                    daemon = each.p2p._child  # noqa: SLF001 - P2P has no hard way to end
+                    daemon.kill()
+                    await daemon.wait()
+
+        async def found() -> int:
+            return sum([bool(await swarms[1].records("claim", RUN, f"cluster-{n}")) for n in range(records)])
+
+        async def bare_found() -> int:
+            return sum([bool(await nodes[1].get(_slot(n), latest=True)) for n in range(records)])
+
+        runner.run(announce(1))
+        runner.run(bare_announce())
+        runner.run(die())
+        runner.run(announce(2))
+        ours, ours_s = _timed(lambda: runner.run(found()))
+        bare, bare_s = _timed(lambda: runner.run(bare_found()))
+    note = f"{len(dead)} of {peers} peers killed; found {ours} of {records}, bare hivemind {bare} of {records}"
+    against = "bare hivemind, whose owners do not announce again"
+    return Row(
+        "read records after half of the peers died", against, records, "records", (ours_s,), (bare_s,), note=note
+    )
+
+
+def _timed(work: Callable[[], int]) -> tuple[int, float]:
+    start_s = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start_s
+
+
 def transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
     """A file through `fetch_file`, verified and on disk, beside a bare stream of the same bytes."""
     content = os.urandom(size_bytes)
@@ -155,12 +211,16 @@ def transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
     entry = describe("weights.safetensors", [content])
     del content
     with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
-        addrs = stack.enter_context(_blob_server(served))
+        addrs = [stack.enter_context(_blob_server(served, number)) for number in range(PROVIDERS)]
         (client,) = stack.enter_context(_kept(runner, _swarms(folder, 1, addrs)))
-        provider = addrs[0].rpartition("/")[2]
+        providers = [address.rpartition("/")[2] for address in addrs]
+        provider = providers[0]
 
         def ours() -> None:
             runner.run(fetch_file(client, entry, [provider], fetched))
+
+        def ours_of_all() -> None:
+            runner.run(fetch_file(client, entry, providers, fetched))
 
         def bare() -> None:
             assert runner.run(_bare_fetch(client, provider, None))[0] == size_bytes
@@ -189,6 +249,14 @@ def transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
                 against="bare hivemind stream, hashed and written as it comes, fsync",
                 **shared,
             ),
+            compare(
+                f"fetch a file from {PROVIDERS} providers at once, verified, on disk, fsync",
+                ours_of_all,
+                bare,
+                against="bare hivemind stream from one, bytes thrown away",
+                note=f"{PROVIDERS + 1} processes on loopback share the cores",
+                **shared,
+            ),
         ]
 
 
@@ -210,11 +278,11 @@ async def _bare_fetch(client: Swarm, provider: str, keep: Path | None) -> tuple[
 
 
 @contextlib.contextmanager
-def _blob_server(file: Path) -> Iterator[list[str]]:
-    command = [sys.executable, "-m", "benchmarks.peer", str(file)]
+def _blob_server(file: Path, number: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "benchmarks.peer", str(file), str(number)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
-        yield json.loads(process.stdout.readline())
+        yield json.loads(process.stdout.readline())[0]
         process.communicate()
 
 
@@ -254,7 +322,8 @@ async def _bare_nodes(count: int) -> AsyncIterator[list[DHTNode]]:
         yield nodes
     finally:
         for node in nodes:
-            await node.shutdown()
+            with contextlib.suppress(TimeoutError):  # a node whose daemon was killed waits for ever
+                await asyncio.wait_for(node.shutdown(), END_GRACE_S)
             await stop_daemon(node.p2p)
 
 
