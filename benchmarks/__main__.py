@@ -57,13 +57,14 @@ def measured(name: str, *, quick: bool) -> tuple[dict[str, Any], list[Row]]:
 
 def _table(name: str, rows: list[Row]) -> Table:
     table = Table(title=f"{name}: speed beside the reference (above 1 we are faster)", title_justify="left")
-    for column in ("what", "ours", "against", "reference", "ratio", "spread", "target"):
+    for column in ("what", "ours", "against", "reference", "ratio", "spread", "target", "also (ours, reference)"):
         table.add_column(column)
     for row in rows:
         target = "" if row.target is None else f"{'ok' if row.held else 'MISSED'} {row.target:g}"
         spread = f"{row.ratios[0]:.2f}-{row.ratios[-1]:.2f}"
         speeds = row.speed(row.ours_s), row.speed(row.reference_s)
-        table.add_row(row.name, speeds[0], row.against, speeds[1], f"{row.ratio:.2f}", spread, target)
+        also = "; ".join(f"{name} {ours:.3g}, {theirs:.3g}" for name, (ours, theirs) in row.also.items())
+        table.add_row(row.name, speeds[0], row.against, speeds[1], f"{row.ratio:.2f}", spread, target, also)
     return table
 
 

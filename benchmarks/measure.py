@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +30,7 @@ class Row:
         reference_s: seconds of each of the reference's calls, taken in pairs with ours.
         target: smallest ratio we hold ourselves to, where DESIGN names one.
         note: what a reader must know to understand the number.
+        also: other measurements of the same comparison by name, ours and the reference's.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Row:
     reference_s: tuple[float, ...]
     target: float | None = None
     note: str = ""
+    also: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def ratios(self) -> list[float]:
@@ -104,6 +106,19 @@ def compare(
             if number:
                 taken[do].append(time.perf_counter() - start_s)
     return Row(name, against, work, unit, tuple(taken[ours]), tuple(taken[reference]), target, note)
+
+
+def in_turns(works: dict[str, Work], repeats: int) -> dict[str, tuple[float, ...]]:
+    """Time several callables in rounds, after one untimed round; every other round goes backwards."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(repeats + 1):
+        for name in works if number % 2 else reversed(works):
+            gc.collect()
+            start_s = time.perf_counter()
+            works[name]()
+            if number:
+                taken[name].append(time.perf_counter() - start_s)
+    return {name: tuple(seconds) for name, seconds in taken.items()}
 
 
 def machine() -> dict[str, Any]:

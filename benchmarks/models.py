@@ -1,92 +1,102 @@
-"""Training and sampling beside bare PyTorch loops over the same networks."""
+"""Training and sampling beside bare PyTorch loops over the same networks, and beside diffusers' of equal size."""
 
 from __future__ import annotations
 
-import copy
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 import torch
+from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional
 
-from benchmarks.measure import Row, compare
-from paris.models.cache import LatentCache
+from benchmarks.contenders import CONTENDERS, PRECISION, pixart_config, random_cache, random_text
+from benchmarks.measure import Row, compare, in_turns
 from paris.models.dit import DiT
 from paris.models.ensemble import Ensemble
+from paris.models.networks import load_network
 from paris.models.objectives import VelocityObjective
 from paris.models.presets import PRESETS, Preset
 from paris.models.recipe import Recipe
 from paris.models.router import Router
 from paris.models.routing import Routing
+from paris.models.sampling import sample
+from paris.models.schedulers import make_scheduler
+from paris.models.snapshots import BackgroundWriter
 from paris.models.text import TextBatch
-from paris.models.training import BETAS, EPSILON, Trainer
+from paris.models.training import Trainer
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 EXPERTS = 4
 GUIDANCE = 3.0
+STEPS = 4
 THREADS = 1
-CLIP, EMA = 1.0, 0.999
+PUBLISH_EVERY_STEPS = 1000
+"""Steps between checkpoints in the default plan of the CPU presets."""
 
 
 def run(*, quick: bool) -> list[Row]:
     """Measure everything of this module, on one thread: two that wait for each other measure the neighbours' load."""
-    preset = PRESETS["micro" if quick else "tiny"]
-    with _threads(THREADS), tempfile.TemporaryDirectory() as folder:
+    small = PRESETS["micro" if quick else "tiny"]
+    repeats, pictures = (1, 2) if quick else (5, 16)
+    with _threads(THREADS), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = training(small, batch=2 if quick else 64, repeats=repeats, peaks=not quick)
+        if not quick:
+            rows += training(PRESETS["dit-b-2"], batch=1, repeats=2, peaks=True)
         return [
-            *training(preset, batch=2 if quick else 64, steps=1 if quick else 4, repeats=1 if quick else 5),
-            *sampling(preset, pictures=2 if quick else 16, repeats=1 if quick else 5),
-            checkpoint(preset, Path(folder), repeats=1 if quick else 5),
+            *rows,
+            *sampling(small, pictures, repeats),
+            drawing(small, pictures, repeats),
+            first_image(small, folder, repeats),
+            checkpoint(small, folder, repeats),
+            checkpoint_cost(small, folder, batch=2 if quick else 64, steps=2 if quick else 8, repeats=repeats),
         ]
 
 
-def training(preset: Preset, batch: int, steps: int, repeats: int) -> list[Row]:
-    """`Trainer` beside two bare loops: the least that trains, and one that clips and averages as the recipe asks."""
-    torch.manual_seed(1)
-    network, cache = DiT(**preset.expert), _cache(preset, 4 * batch)
-    trainer = Trainer(
-        copy.deepcopy(network), VelocityObjective(), cache, _recipe(batch), ("benchmark",), threads=THREADS
-    )
-
-    def train() -> None:
-        trainer.train(trainer.step + steps)
-
-    shared: dict[str, Any] = {"work": steps * batch, "unit": "images", "repeats": repeats}
-    note = f"preset {preset.name}, batch {batch}, bf16 autocast, fused AdamW, {THREADS} thread, in-memory batches"
-    return [
-        compare(
-            "train an expert",
-            train,
-            _bare_loop(copy.deepcopy(network), cache, batch, steps, careful=False),
-            against="bare loop: forward, backward, AdamW",
-            target=0.9,
-            note=note,
-            **shared,
-        ),
-        compare(
-            "train an expert",
-            train,
-            _bare_loop(copy.deepcopy(network), cache, batch, steps, careful=True),
-            against="bare loop that also clips and averages",
-            note=note,
-            **shared,
-        ),
-    ]
+def training(preset: Preset, batch: int, repeats: int, *, peaks: bool) -> list[Row]:
+    """`Trainer` beside bare loops over the same network, and diffusers' networks in diffusers' training style."""
+    contenders = {name: make(preset, batch) for name, make in CONTENDERS.items()}
+    seconds = in_turns({name: contender.step for name, contender in contenders.items()}, repeats)
+    memory = {name: _peak_bytes(name, preset, batch) / 1e6 for name in (contenders if peaks else ("ours",))}
+    mine = contenders["ours"]
+    rows = []
+    for name, other in contenders.items():
+        if name == "ours":
+            continue
+        mfu = (mine.mfu(batch, median(seconds["ours"])), other.mfu(batch, median(seconds[name])))
+        size = f"{mine.parameters / 1e6:.1f} and {other.parameters / 1e6:.1f} M parameters"
+        rows.append(
+            Row(
+                f"train an expert, {preset.name}",
+                other.words,
+                batch,
+                "images",
+                seconds["ours"],
+                seconds[name],
+                target={"bare": 0.9, "pixart": 1.0}.get(name),
+                note=f"batch {batch}, {PRECISION}, {THREADS} thread, in-memory batches; {size}; MFU of bare products",
+                also={"MFU": mfu, **({"peak MB": (memory["ours"], memory[name])} if peaks else {})},
+            )
+        )
+    return rows
 
 
 def sampling(preset: Preset, pictures: int, repeats: int) -> list[Row]:
-    """One guided step of the ensemble beside as many bare passes over the whole batch, and the router's."""
-    torch.manual_seed(2)
-    experts = [_random(DiT(**preset.expert)) for _ in range(EXPERTS)]
-    router = _random(Router(**preset.router, clusters=EXPERTS))
-    x, t_B = torch.randn(pictures, *preset.shape), torch.rand(pictures)
-    text, null = _text(preset, pictures), _text(preset, pictures)
+    """One guided step of the ensemble beside as many bare passes over the whole batch, and the router's.
+
+    Guidance with exact weights asks the router twice, with the text and without, so the reference does, too.
+    """
+    experts, router, x, text, null = _drawing_parts(preset, pictures)
+    t_B = torch.rand(pictures)
     rows = []
     for strategy, k in (("top-k", 1), ("top-k", 2), ("full", EXPERTS)):
         ensemble = Ensemble(experts, router, Routing(strategy, k))
@@ -107,16 +117,56 @@ def sampling(preset: Preset, pictures: int, repeats: int) -> list[Row]:
     return rows
 
 
+def drawing(preset: Preset, pictures: int, repeats: int) -> Row:
+    """A whole drawing, from noise to latents, beside diffusers' pipeline over one network of an expert's size."""
+    experts, router, _, text, null = _drawing_parts(preset, pictures)
+    ensemble = Ensemble(experts, router, Routing("top-k", 1))
+    return compare(
+        f"draw {pictures} pictures, top-1",
+        partial(_draw, ensemble, preset, text, null),
+        _pixart_drawing(_random(PixArtTransformer2DModel(**pixart_config(preset))), preset, text, null),
+        against="diffusers PixArtAlphaPipeline",
+        work=pictures,
+        unit="images",
+        repeats=repeats,
+        note=f"preset {preset.name}, {STEPS} guided steps to latents; ours runs the router, too",
+    )
+
+
+def first_image(preset: Preset, folder: Path, repeats: int) -> Row:
+    """From files that are in no cache to one picture's latents: experts are opened when they are first needed."""
+    experts, router, _, text, null = _drawing_parts(preset, 1)
+    for number, expert in enumerate(experts):
+        expert.save_pretrained(folder / f"expert_{number}")
+    router.save_pretrained(folder / "router")
+    PixArtTransformer2DModel(**pixart_config(preset)).save_pretrained(folder / "pixart")
+
+    def ours() -> None:
+        folders = [folder / f"expert_{number}" for number in range(EXPERTS)]
+        ensemble = Ensemble(folders, load_network(Router, folder / "router"), Routing("top-k", 1))
+        _draw(ensemble, preset, text, null)
+
+    def theirs() -> None:
+        network = PixArtTransformer2DModel.from_pretrained(folder / "pixart", local_files_only=True)
+        _pixart_drawing(network, preset, text, null)()
+
+    return compare(
+        "first image from cold files, top-1",
+        ours,
+        theirs,
+        against="diffusers PixArtAlphaPipeline",
+        repeats=repeats,
+        note=f"preset {preset.name}, {STEPS} guided steps; ours opens the router and every expert a step asks for",
+        before=partial(_forget, folder),
+    )
+
+
 def checkpoint(preset: Preset, folder: Path, repeats: int) -> Row:
     """A whole training state on disk beside the same tensors written plainly."""
-    batch = 2
-    trainer = Trainer(DiT(**preset.expert), VelocityObjective(), _cache(preset, 4), _recipe(batch), ("benchmark",))
+    trainer = _trainer(preset, batch=2)
     trainer.train(1)
-    moments = [
-        trainer.optimizer.state[p][name] for p in trainer.parameters.values() for name in ("exp_avg", "exp_avg_sq")
-    ]
-    tensors = dict(enumerate([*(p.detach() for p in trainer.parameters.values()), *trainer.average.values(), *moments]))
-    plain = {str(number): tensor.contiguous() for number, tensor in tensors.items()}
+    groups = trainer.snapshot().groups
+    plain = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
 
     def write_plainly() -> None:
         path = folder / "plain.safetensors"
@@ -138,60 +188,91 @@ def checkpoint(preset: Preset, folder: Path, repeats: int) -> Row:
     )
 
 
-def _bare_loop(network: DiT, cache: LatentCache, batch: int, steps: int, *, careful: bool) -> Callable[[], None]:
-    """A loop as one would write it in a notebook, over tensors that are in memory already."""
-    optimizer = torch.optim.AdamW(network.train().parameters(), lr=1e-4, betas=BETAS, eps=EPSILON, fused=True)
-    parameters = list(network.parameters())
-    average = [p.detach().clone() for p in parameters]
-    latents, texts = cache.latents_NCHW.float(), cache.texts.select(cache.text_index_N)
-    tokens, mask = texts.tokens_BLE.float(), texts.mask_BL
+def checkpoint_cost(preset: Preset, folder: Path, batch: int, steps: int, repeats: int) -> Row:
+    """What one checkpoint, written while training goes on, costs the steps up to the next one."""
+    trainer, writer = _trainer(preset, batch), BackgroundWriter()
 
-    def one_step() -> None:
-        rows = torch.randint(len(latents), (batch,))
-        x0, noise, t = latents[rows], torch.randn(batch, *latents.shape[1:]), torch.rand(batch)
-        weight = t[:, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16):
-            v = network((1 - weight) * x0 + weight * noise, t, tokens[rows], mask[rows])
-            loss = functional.mse_loss(v.float(), noise - x0)
-        loss.backward()
-        if careful:
-            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if careful:
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - EMA)
+    def with_one() -> None:
+        snapshot = trainer.snapshot()
+        writer.submit(lambda: (snapshot.save(folder / "cost"), snapshot.export(folder / "cost"))[0])
+        trainer.train(trainer.step + steps)
+        writer.wait()
 
-    def loop() -> None:
-        for _ in range(steps):
-            one_step()
+    taken = in_turns({"with": with_one, "without": lambda: trainer.train(trainer.step + steps)}, repeats)
+    interval_s = PUBLISH_EVERY_STEPS * median(taken["without"]) / steps
+    extra_s = tuple(with_s - without_s for with_s, without_s in zip(taken["with"], taken["without"], strict=True))
+    return Row(
+        f"{PUBLISH_EVERY_STEPS} steps with a checkpoint",
+        "without one",
+        PUBLISH_EVERY_STEPS * batch,
+        "images",
+        tuple(interval_s + extra for extra in extra_s),
+        (interval_s,) * repeats,
+        target=0.98,
+        note=f"preset {preset.name}, batch {batch}: measured over {steps} steps, told for a default publish interval",
+        also={"seconds": (median(extra_s), 0.0)},
+    )
 
-    return loop
+
+def _trainer(preset: Preset, batch: int) -> Trainer:
+    recipe = Recipe(steps=1_000_000, batch=batch, lr=1e-4, precision=PRECISION)
+    return Trainer(DiT(**preset.expert), VelocityObjective(), random_cache(preset, 4 * batch), recipe, ("benchmark",))
+
+
+def _drawing_parts(preset: Preset, pictures: int) -> tuple[list[DiT], Router, Tensor, TextBatch, TextBatch]:
+    torch.manual_seed(2)
+    experts = [_random(DiT(**preset.expert)) for _ in range(EXPERTS)]
+    router = _random(Router(**preset.router, clusters=EXPERTS))
+    return experts, router, torch.randn(pictures, *preset.shape), *(random_text(preset, pictures) for _ in range(2))
+
+
+def _draw(ensemble: Ensemble, preset: Preset, text: TextBatch, null: TextBatch) -> None:
+    scheduler, seeds = make_scheduler("euler"), range(len(text.mask_BL))
+    sample(ensemble, text, null, preset.shape, scheduler, steps=STEPS, guidance=GUIDANCE, seeds=seeds)
+
+
+def _pixart_drawing(network: Any, preset: Preset, text: TextBatch, null: TextBatch) -> Callable[[], object]:
+    pipeline = PixArtAlphaPipeline(None, None, None, network.eval(), DPMSolverMultistepScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    side_px = pipeline.vae_scale_factor * preset.shape[1]
+    return partial(
+        pipeline,
+        negative_prompt=None,
+        prompt_embeds=text.tokens_BLE,
+        prompt_attention_mask=text.mask_BL.long(),
+        negative_prompt_embeds=null.tokens_BLE,
+        negative_prompt_attention_mask=null.mask_BL.long(),
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        height=side_px,
+        width=side_px,
+        use_resolution_binning=False,
+        output_type="latent",
+    )
 
 
 @torch.no_grad()
 def _bare_step(experts: list[DiT], router: Router, x: Tensor, t_B: Tensor, text: TextBatch, null: TextBatch) -> None:
-    router(x, t_B, text.pooled_BE).softmax(-1)
+    for half in (text, null):
+        router(x, t_B, half.pooled_BE).softmax(-1)
     tokens, mask = torch.cat([text.tokens_BLE, null.tokens_BLE]), torch.cat([text.mask_BL, null.mask_BL])
     for expert in experts:
         expert(x.repeat(2, 1, 1, 1), t_B.repeat(2), tokens, mask)
 
 
-def _cache(preset: Preset, samples: int) -> LatentCache:
-    """Random data in the shape and types of a real cache, in memory."""
-    texts = _text(preset, samples + 1)
-    halves = TextBatch(texts.tokens_BLE.half(), texts.mask_BL, texts.pooled_BE.half())
-    latents = torch.randn(samples, *preset.shape).half()
-    return LatentCache(latents, torch.arange(samples) + 1, torch.zeros(samples, dtype=torch.int64), halves)
+def _peak_bytes(name: str, preset: Preset, batch: int) -> int:
+    command = [sys.executable, "-m", "benchmarks.contenders", name, preset.name, str(batch)]
+    root = Path(__file__).parent.parent
+    return int(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def _text(preset: Preset, count: int) -> TextBatch:
-    tokens, dim = preset.text_tokens, preset.expert["text_dim"]
-    mask = torch.arange(tokens).expand(count, tokens) < 1 + torch.arange(count)[:, None] % tokens
-    return TextBatch(torch.randn(count, tokens, dim) * mask[..., None], mask, torch.randn(count, dim))
-
-
-def _recipe(batch: int) -> Recipe:
-    return Recipe(steps=1_000_000, batch=batch, lr=1e-4, ema=EMA, grad_clip=CLIP, precision="bf16")
+def _forget(folder: Path) -> None:
+    """Ask the system to drop files from its cache."""
+    for path in folder.rglob("*.safetensors"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
 def _random(network: Network) -> Network:
