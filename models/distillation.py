@@ -1,0 +1,76 @@
+"""Many experts into one dense network: the student learns, sample by sample, what the expert of its cluster says.
+
+Source: Decentralized Diffusion Models (arXiv 2501.05450, section on distillation): the teacher of a sample is the
+expert of the sample's own cluster, and no router is asked. Let x0 be drawn from all clusters and k be its cluster. The
+student that minimises E || s(x_t, t, c) - v_k(x_t, t, c) ||^2 is
+
+    E[v_k | x_t, c] = sum_k p(k | x_t, t, c) v_k(x_t, t, c),
+
+the ensemble's own mixture. The posterior a router would have to learn comes from the labels, and a step of the student
+costs one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from paris.models.cache import Batch, LatentCache
+from paris.models.ensemble import Ensemble
+from paris.models.flow import interpolate
+from paris.models.objectives import Draw, Times, squared_errors
+from paris.models.randomness import Stream
+from paris.models.routing import Routing
+
+
+class DistillationError(ValueError):
+    """An ensemble cannot teach on this data."""
+
+
+class DistillationObjective:
+    """Mean squared error of the student's flow velocity against that of the sample's own expert.
+
+    Whatever an expert predicts is converted to velocity, so experts of mixed objectives teach one velocity student. A
+    sample whose text is dropped is taught by the expert without the text, too: guidance survives. Which experts a batch
+    needs is read from its labels, so every step waits for the device once.
+
+    Args:
+        teacher: experts, in memory or loaded as needed; its router is not asked. Its own routing stays as it is.
+        times: law of the times, logit-normal if None.
+    """
+
+    def __init__(self, teacher: Ensemble, times: Times | None = None) -> None:
+        self.teacher, self.law = teacher, times or Times("logit-normal")
+
+    def times(self, stream: Stream, step: int, batch: int) -> np.ndarray:
+        """Draw the times of one step."""
+        return self.law.draw(stream, step, batch)
+
+    def losses(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
+        """Return each sample's loss (B,) in fp32."""
+        x_t = interpolate(batch.latents_BCHW, draw.eps_BCHW, draw.t_B)
+        answer = network(x_t, draw.t_B, batch.text.tokens_BLE, batch.text.mask_BL)
+        return squared_errors(answer, self._taught(x_t, batch, draw.t_B))
+
+    def _taught(self, x_t: Tensor, batch: Batch, t_B: Tensor) -> Tensor:
+        usual, self.teacher.routing = self.teacher.routing, Routing("oracle")
+        try:
+            return self.teacher.velocity(x_t, t_B, batch.text, batch.text, 1.0, labels_B=batch.labels_B).velocity
+        finally:
+            self.teacher.routing = usual
+
+
+def require_labels(cache: LatentCache, experts: int) -> None:
+    """Refuse data whose samples do not all name a cluster that has an expert.
+
+    Raises:
+        DistillationError: where some do not.
+    """
+    strange = int(((cache.labels_N < 0) | (cache.labels_N >= experts)).sum())
+    if strange:
+        raise DistillationError(
+            f"{strange} of {len(cache)} samples name no cluster that one of the {experts} experts was trained on, so "
+            "nobody can teach them. Distil on the shards of the run the experts are from, which carry their clusters."
+        )
