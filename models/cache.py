@@ -1,14 +1,12 @@
-"""One file of latents and encoded captions a data set: shards are decoded and encoded once, then read at random.
+"""One file of latents and encoded captions a data set, memory-mapped and read at random; see `paris.models.ingestion`.
 
-The file is a safetensors file, memory-mapped on opening: latents and text are float16, each distinct caption is stored
-once, and row 0 of the text is the null text of classifier-free guidance.
+It is a safetensors file: latents are float16 or bfloat16, text is float16, each distinct caption is stored once, and row
+0 of the text is the null text of classifier-free guidance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paris.models.files import write_tensors
-from paris.models.latents import Codec
-from paris.models.shards import read_shard
-from paris.models.text import TextBatch, TextEncoder
+from paris.models.text import TextBatch
 
-ENCODE_BATCH = 128
 TENSORS = ("latents", "text_index", "labels", "tokens", "mask", "pooled")
 
 
@@ -82,56 +76,3 @@ class LatentCache:
         return Batch(
             self.latents_NCHW[rows].float(), TextBatch(tokens.float(), mask, pooled.float()), self.labels_N[rows]
         )
-
-
-def ingest(
-    shards: Sequence[Path],
-    codec: Codec,
-    text: TextEncoder,
-    out: Path,
-    progress: Callable[[int], None] | None = None,
-    *,
-    picture_px: int = 32,
-) -> LatentCache:
-    """Encode shards into one cache file, written whole or not at all; equal shards and encoders give equal bytes.
-
-    Args:
-        shards: webdataset tars, read in this order.
-        codec: makes latents of pictures.
-        text: encodes captions.
-        out: the file to write.
-        progress: called with the number of samples encoded so far.
-        picture_px: side the pictures are brought to.
-
-    Raises:
-        ShardError: naming the shard that is cut short or holds a bad sample.
-        CacheError: where the shards hold no sample at all.
-    """
-    latents: list[Tensor] = []
-    captions: list[str] = []
-    labels: list[int] = []
-    stream = (sample for shard in shards for sample in read_shard(shard))
-    while samples := list(islice(stream, ENCODE_BATCH)):
-        pictures = torch.from_numpy(np.stack([sample.pixels(picture_px) for sample in samples]))
-        latents.append(codec.encode(pictures).half())
-        captions += [sample.caption for sample in samples]
-        labels += [sample.cluster for sample in samples]
-        if progress:
-            progress(len(captions))
-    if not captions:
-        raise CacheError(
-            f"There is no sample in {len(shards)} shards, so there is nothing to train on. Check the data."
-        )
-    distinct = ["", *sorted(set(captions) - {""})]
-    row_of = {caption: row for row, caption in enumerate(distinct)}
-    tokens, mask, pooled = text.encode(distinct).parts()
-    tensors = {
-        "latents": torch.cat(latents),
-        "text_index": torch.tensor([row_of[caption] for caption in captions]),
-        "labels": torch.tensor(labels),
-        "tokens": tokens.half(),
-        "mask": mask,
-        "pooled": pooled.half(),
-    }
-    write_tensors(tensors, out, {"codec": codec.kind, "text": text.identity()})
-    return LatentCache.open(out)

@@ -28,11 +28,12 @@ from types import FrameType
 
 import torch
 
-from paris.models.cache import LatentCache, ingest
+from paris.models.cache import LatentCache
 from paris.models.checkpoints import CheckpointError
 from paris.models.distributed import ALONE, Ranks, joined, local_device
 from paris.models.dit import DiT
-from paris.models.latents import open_codec
+from paris.models.ingestion import ingest, picture_side
+from paris.models.latents import Autoencoder, open_codec
 from paris.models.meter import Report
 from paris.models.objectives import RoutingObjective, expert_objective
 from paris.models.precision import affordable
@@ -242,7 +243,8 @@ def _shared(job: Job, shards: tuple[str, ...], stop: Stop, ranks: Ranks) -> Late
 def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
     """Open the cache of these shards, or make it: named by all that goes into it, so it is never stale."""
     parts = [Path(shard).name + str(Path(shard).stat().st_size) for shard in shards]
-    name = hashlib.sha256(json.dumps([job.run, parts, job.codec["kind"], job.text]).encode()).hexdigest()[:24]
+    what = [job.run, parts, job.codec["kind"], job.network["height"], job.text]
+    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
     path = Path(job.cache) / f"{name}.safetensors"
     if path.exists():
         return LatentCache.open(path)
@@ -254,6 +256,10 @@ def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
             hint="Install the version the run's page names.",
         )
     folder = job.codec["folder"]
+    codec = open_codec(job.codec["kind"], folder and Path(folder))
+    picture_px, device = picture_side(codec, job.network["height"]), local_device()
+    if isinstance(codec, Autoencoder):
+        codec.to(device)
 
     def report(done: int) -> None:
         say("prepare", done=done)
@@ -262,10 +268,12 @@ def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
 
     return ingest(
         [Path(s) for s in shards],
-        open_codec(job.codec["kind"], folder and Path(folder)),
+        codec,
         encoder,
         path,
         progress=report,
+        picture_px=picture_px,
+        device=device,
     )
 
 

@@ -22,9 +22,10 @@ import torch
 from PIL import Image, ImageOps
 from sample_pictures import SAMPLE, is_holdout
 
-from paris.models.cache import LatentCache, ingest
+from paris.models.cache import LatentCache
 from paris.models.dit import DiT
 from paris.models.files import write_json
+from paris.models.ingestion import ingest
 from paris.models.latents import open_codec
 from paris.models.objectives import VelocityObjective
 from paris.models.presets import PRESETS

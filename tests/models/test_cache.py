@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from paris.models.cache import CacheError, LatentCache, ingest
+from paris.models.cache import CacheError, LatentCache
+from paris.models.files import Rows, write_rows
+from paris.models.ingestion import ingest, picture_side
 from paris.models.latents import Pixels
 from paris.models.shards import ShardError, read_shard
 
@@ -57,6 +59,113 @@ def test_equal_shards_give_equal_bytes_and_no_leftovers(tmp_path, make_shard, le
         ingest(shards, Pixels(), letters, tmp_path / name / "c.safetensors")
     assert (tmp_path / "first/c.safetensors").read_bytes() == (tmp_path / "second/c.safetensors").read_bytes()
     assert [path.name for path in (tmp_path / "first").iterdir()] == ["c.safetensors"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+class CountingEncoder:
+    """Pixels, counted, that stop where they are told to."""
+
+    kind = "pixels"
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.encoded, self.stop_after = 0, stop_after
+
+    def encode(self, pictures):
+        if self.encoded == self.stop_after:
+            raise Interrupted
+        self.encoded += len(pictures)
+        return pictures.float()
+
+
+def test_interrupted_ingestion_goes_on_where_it_was_and_makes_the_same_file(tmp_path, make_shard, letters):
+    shards = [make_shard(tmp_path / f"{i}.tar", 9, first=9 * i) for i in range(4)]
+    out, counts = tmp_path / "out/c.safetensors", []
+    with pytest.raises(Interrupted):
+        ingest(shards, CountingEncoder(stop_after=18), letters, out)
+    assert not out.exists()
+    again = CountingEncoder()
+    ingest(shards, again, letters, out, counts.append)
+    assert again.encoded == 18, "two shards were encoded before"
+    assert counts == [9, 18, 27, 36]
+    ingest(shards, CountingEncoder(), letters, tmp_path / "whole.safetensors")
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert [path.name for path in out.parent.iterdir()] == ["c.safetensors"]
+
+
+@pytest.mark.parametrize("changed", ["shard", "side", "damaged"])
+def test_parts_of_another_ingestion_are_not_taken_for_this_one(tmp_path, make_shard, letters, changed):
+    shards, out = [make_shard(tmp_path / f"{i}.tar", 9) for i in range(2)], tmp_path / "c.safetensors"
+    with pytest.raises(Interrupted):
+        ingest(shards, CountingEncoder(stop_after=9), letters, out)
+    if changed == "shard":
+        make_shard(shards[0], 9, first=5)
+    if changed == "damaged":
+        part = next(tmp_path.glob("*.parts/*"))
+        part.write_bytes(part.read_bytes()[:-1])
+    again = CountingEncoder()
+    ingest(shards, again, letters, out, picture_px=16 if changed == "side" else 32)
+    assert again.encoded == 18
+
+
+def test_a_cut_shard_costs_only_itself(tmp_path, make_shard, letters):
+    shards, out = [make_shard(tmp_path / f"{i}.tar", 9) for i in range(2)], tmp_path / "c.safetensors"
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[:4000])
+    with pytest.raises(ShardError, match=r"1\.tar"):
+        ingest(shards, Pixels(), letters, out)
+    shards[1].write_bytes(whole)
+    again = CountingEncoder()
+    assert len(ingest(shards, again, letters, out)) == 18
+    assert again.encoded == 9
+
+
+def test_the_cache_is_a_safetensors_file_to_others(tmp_path, shard, letters):
+    from safetensors.torch import load_file
+
+    ingest([shard], Pixels(), letters, tmp_path / "c.safetensors")
+    tensors = load_file(tmp_path / "c.safetensors")
+    assert {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} == {
+        "latents": ((12, 3, 32, 32), torch.float16),
+        "labels": ((12,), torch.int64),
+        "text_index": ((12,), torch.int64),
+        "tokens": ((6, 16, 384), torch.float16),
+        "mask": ((6, 16), torch.bool),
+        "pooled": ((6, 384), torch.float16),
+    }
+
+
+class Loud:
+    """Latents that half floats cannot hold."""
+
+    kind = "pixels"
+
+    def encode(self, pictures):
+        return pictures * 1e5
+
+
+def test_latents_beyond_the_dtype_are_named_with_their_sample(tmp_path, shard, letters):
+    with pytest.raises(ShardError, match=r"shard\.tar holds a sample '000000' whose latents are not finite"):
+        ingest([shard], Loud(), letters, tmp_path / "c.safetensors")
+    cache = ingest([shard], Loud(), letters, tmp_path / "c.safetensors", dtype=torch.bfloat16)
+    assert cache.latents_NCHW.dtype == torch.bfloat16
+    assert cache.batch(np.array([3])).latents_BCHW.dtype == torch.float32
+
+
+def test_the_side_of_pictures_follows_from_the_codec():
+    class Eighth:
+        def encode(self, pictures):
+            return pictures[:, :, ::8, ::8]
+
+    assert (picture_side(Pixels(), 32), picture_side(Eighth(), 32)) == (32, 256)
+
+
+def test_pieces_that_do_not_add_up_leave_no_file(tmp_path):
+    with pytest.raises(ValueError, match="do not add up"):
+        write_rows({"a": Rows(torch.float32, (3, 2), [torch.zeros(2, 2)])}, tmp_path / "a.safetensors", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_progress_counts_every_sample(tmp_path, make_shard, letters):

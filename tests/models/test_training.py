@@ -126,7 +126,7 @@ trainer.save(folder / "after")
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_another_process_takes_over_bit_for_bit(tmp_path, make_shard, letters, precision):
-    from paris.models.cache import ingest
+    from paris.models.ingestion import ingest
     from paris.models.latents import Pixels
 
     cache = ingest([make_shard(tmp_path / "a.tar", 30)], Pixels(), letters, tmp_path / "cache.safetensors")
