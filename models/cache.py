@@ -1,7 +1,7 @@
 """One file of latents and encoded captions a data set, memory-mapped and read at random; see `paris.models.ingestion`.
 
-It is a safetensors file: latents are float16 or bfloat16, text is float16, each distinct caption is stored once, and row
-0 of the text is the null text of classifier-free guidance.
+It is a safetensors file: latents are float16 or bfloat16, text is float16, each distinct caption is stored once, and
+row 0 of the text is the null text of classifier-free guidance.
 """
 
 from __future__ import annotations

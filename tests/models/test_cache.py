@@ -61,7 +61,7 @@ def test_equal_shards_give_equal_bytes_and_no_leftovers(tmp_path, make_shard, le
     assert [path.name for path in (tmp_path / "first").iterdir()] == ["c.safetensors"]
 
 
-class Interrupted(Exception):
+class InterruptedHereError(Exception):
     pass
 
 
@@ -75,7 +75,7 @@ class CountingEncoder:
 
     def encode(self, pictures):
         if self.encoded == self.stop_after:
-            raise Interrupted
+            raise InterruptedHereError
         self.encoded += len(pictures)
         return pictures.float()
 
@@ -83,7 +83,7 @@ class CountingEncoder:
 def test_interrupted_ingestion_goes_on_where_it_was_and_makes_the_same_file(tmp_path, make_shard, letters):
     shards = [make_shard(tmp_path / f"{i}.tar", 9, first=9 * i) for i in range(4)]
     out, counts = tmp_path / "out/c.safetensors", []
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedHereError):
         ingest(shards, CountingEncoder(stop_after=18), letters, out)
     assert not out.exists()
     again = CountingEncoder()
@@ -98,7 +98,7 @@ def test_interrupted_ingestion_goes_on_where_it_was_and_makes_the_same_file(tmp_
 @pytest.mark.parametrize("changed", ["shard", "side", "damaged"])
 def test_parts_of_another_ingestion_are_not_taken_for_this_one(tmp_path, make_shard, letters, changed):
     shards, out = [make_shard(tmp_path / f"{i}.tar", 9) for i in range(2)], tmp_path / "c.safetensors"
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedHereError):
         ingest(shards, CountingEncoder(stop_after=9), letters, out)
     if changed == "shard":
         make_shard(shards[0], 9, first=5)

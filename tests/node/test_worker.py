@@ -176,3 +176,23 @@ def test_truncated_shard_is_named(job: Job, tmp_path: Path) -> None:
     cut.write_bytes(Path(job.shards[0]).read_bytes()[:-3000])
     error = failed(replace(job, work=str(tmp_path), shards=(str(cut),), cache=str(tmp_path / "cache")))
     assert "cut.tar" in error["what"]
+
+
+def test_two_processes_train_one_unit_and_a_stop_writes_a_checkpoint(job: Job, tmp_path: Path) -> None:
+    """The child becomes `torchrun`, under the same process id: what the peer sees and signals stays one child."""
+    together = replace(
+        job, work=str(tmp_path / "two"), processes=2, recipe=job.recipe | {"publish_every": 10, "steps": 40}
+    )
+    with start(together) as child:
+        told = []
+        for event in events(child):
+            told.append(event)
+            if event.kind == "checkpoint":
+                child.send_signal(signal.SIGTERM)
+    assert next(event for event in told if event.kind == "resumed").fields["ranks"] == 2
+    assert [event.fields["step"] for event in told if event.kind == "step"][:1] == [10]
+    assert [event.kind for event in told].count("resumed") == 1, "one rank speaks"
+    stopped = max(checkpoint_folders(tmp_path / "two"))
+    resume = str(tmp_path / "two" / f"checkpoint-{stopped}")
+    alone = replace(together, work=str(tmp_path / "one"), processes=1, resume=resume, resume_step=stopped)
+    assert run_to_end(alone)[-1].fields["step"] == 40
