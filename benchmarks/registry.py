@@ -195,6 +195,7 @@ def _train(store: Store, folder: Path, run_id: str, genesis: Genesis, unit: str,
         invocation=unit,
         started_s=NOW_S,
         finished_s=NOW_S + 1,
+        holdout_loss_micro=100_000,
     )
     checkpoint = store.put_bytes(envelope.sign("checkpoint", made, WHO))
     return Tip(

@@ -12,17 +12,24 @@ costs one pass.
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from paris.models.cache import Batch, LatentCache
 from paris.models.ensemble import Ensemble
 from paris.models.flow import interpolate
 from paris.models.objectives import Draw, Times, squared_errors
+from paris.models.pipeline import ParisPipeline
 from paris.models.randomness import Stream
+from paris.models.recipe import Recipe
+from paris.models.router import Router
 from paris.models.routing import Routing
+from paris.models.training import Trainer
 
 
 class DistillationError(ValueError):
@@ -74,3 +81,27 @@ def require_labels(cache: LatentCache, experts: int) -> None:
             f"{strange} of {len(cache)} samples name no cluster that one of the {experts} experts was trained on, so "
             "nobody can teach them. Distil on the shards of the run the experts are from, which carry their clusters."
         )
+
+
+def new_student_trainer(teacher: ParisPipeline, cache: LatentCache, recipe: Recipe) -> Trainer:
+    """Return a trainer whose network begins as a copy of the teacher's first expert.
+
+    Raises:
+        DistillationError: where samples name no cluster of the teacher's.
+    """
+    require_labels(cache, len(teacher.ensemble))
+    student = copy.deepcopy(teacher.ensemble.expert(0)).requires_grad_(True)
+    return Trainer(student, DistillationObjective(teacher.ensemble), cache, recipe, ("distillation", "student"))
+
+
+def as_pipeline(teacher: ParisPipeline, trainer: Trainer) -> ParisPipeline:
+    """Return a pipeline of the student with its averaged weights: an ensemble of one, and a router of one row."""
+    student = trainer.passes.network
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            parameter.copy_(trainer.average[name])
+    known = inspect.signature(Router.__init__).parameters
+    config = {name: value for name, value in teacher.ensemble.router.config.items() if name in known}
+    router = Router(**{**config, "clusters": 1, "depth": 1}).to(teacher.device)
+    ensemble = Ensemble([student.eval()], router, Routing("top-k", 1))
+    return ParisPipeline(ensemble, teacher.codec, teacher.text, teacher.scheduler, teacher.shape, top_k=1)

@@ -68,7 +68,7 @@ class Chain:
 
 def nothing_micro(unit: str, clusters: int) -> int | None:
     """Loss in millionths of a model that knows nothing, where it follows from the run alone: the router's is ln K."""
-    return round(1e6 * math.log(clusters)) if unit == "router" else None
+    return round(1e6 * math.log(clusters)) if unit == "router" and clusters > 1 else None
 
 
 def unbelievable(child: Checkpoint, parent: Checkpoint | None, nothing: int | None) -> str | None:

@@ -9,7 +9,7 @@ import warnings
 import typer
 from rich.logging import RichHandler
 
-from paris.node.cli import audit, credentials, demo, doctor, fetch, generate, key, run, start, status
+from paris.node.cli import audit, credentials, demo, distill, doctor, fetch, generate, key, run, start, status
 from paris.node.console import err
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("start")(start.start)
 app.command("status")(status.status)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
+app.command("distill")(distill.distill)
 app.command("audit")(audit.audit)
 for command in (credentials.delegate, credentials.rotate, credentials.accept):
     key.app.command()(command)

@@ -133,3 +133,32 @@ def test_data_nobody_can_teach_are_refused(label):
     with pytest.raises(DistillationError, match="1 of 3 samples"):
         require_labels(cache, 2)
     require_labels(LatentCache(cache.latents_NCHW[:2], cache.text_index_N[:2], labels[:2], texts), 2)
+
+
+@pytest.mark.slow
+def test_command_distils_a_folder_that_generate_draws_with(tmp_path, make_expert, make_router, make_shard):
+    """Called again, it finds its cache and its state."""
+    import json
+
+    from typer.testing import CliRunner
+
+    from paris.models.latents import Pixels
+    from paris.models.pipeline import ParisPipeline
+    from paris.models.schedulers import make_scheduler
+    from paris.models.text import open_text_encoder
+    from paris.node.cli.app import app
+
+    experts, text = [make_expert(1), make_expert(2)], open_text_encoder("minilm", "all-MiniLM-L6-v2", 16)
+    ensemble = Ensemble(experts, make_router(2, 3))
+    ParisPipeline(ensemble, Pixels(), text, make_scheduler("euler"), (3, 32, 32)).save_pretrained(tmp_path / "teacher")
+    shard = make_shard(tmp_path / "a.tar", 24)
+    losses = []
+    for steps in (10, 60):
+        command = ["distill", tmp_path / "teacher", shard, "--out", tmp_path / "student", "--steps", steps, "--json"]
+        done = CliRunner().invoke(app, [str(part) for part in (*command, "--batch", 8, "--lr", "0.003")])
+        assert done.exit_code == 0, done.output
+        losses.append(json.loads(done.stdout.splitlines()[-1])["loss"])
+    assert losses[1] < losses[0]
+    student = ParisPipeline.from_pretrained(tmp_path / "student")
+    assert len(student.ensemble) == 1
+    assert len(student(["shade 1"], num_inference_steps=2).images) == 1

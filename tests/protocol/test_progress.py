@@ -53,6 +53,7 @@ def tip(found: Chain) -> tuple[int, str | None]:
 def test_knowing_nothing_is_known_of_the_router_alone():
     assert nothing_micro("router", 8) == round(1e6 * math.log(8))
     assert nothing_micro("cluster-0", 8) is None
+    assert nothing_micro("router", 1) is None, "with one cluster there is nothing to know"
 
 
 def test_claims_that_nobody_needs_to_measure():
