@@ -14,7 +14,7 @@ from paris.protocol.digests import sha256_of
 from paris.protocol.genesis import Lease
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
-from paris.protocol.progress import Chain, stale
+from paris.protocol.progress import Chain, Standing, stale
 from paris.protocol.records import Claim, Record, Tip
 
 RUN = sha256_of(b"a simulated run")
@@ -66,6 +66,8 @@ class Library:
         self._found: dict[str, Checkpoint] = {}
         self._chains: dict[str, Chain | None] = {}
         self._admission = admission
+        self._found_together: dict[tuple[str, frozenset[str]], Any] = {}
+        self.weighed: dict[Any, Standing] = {}
 
     def add(self, checkpoint: Checkpoint) -> str:
         self._found[checkpoint.digest] = checkpoint
@@ -76,6 +78,15 @@ class Library:
         if digest not in self._chains:
             self._chains[digest] = self._verified(digest)
         return self._chains[digest]
+
+    def chains(self, unit: str, digests: frozenset[str]) -> tuple[list[Chain], list[tuple[str, Checkpoint]]]:
+        """The chains of a unit that end in these checkpoints, and every checkpoint in them once."""
+        if (unit, digests) not in self._found_together:
+            chains = [chain for digest in sorted(digests) if digest and (chain := self.chain(digest))]
+            chains = [chain for chain in chains if chain.lineage[-1].unit == unit]
+            members = {d: made for chain in chains for d, made in zip(chain.digests, chain.lineage, strict=True)}
+            self._found_together[unit, digests] = chains, list(members.items())
+        return self._found_together[unit, digests]
 
     def _verified(self, digest: str) -> Chain | None:
         checkpoint = self._found.get(digest)

@@ -25,7 +25,7 @@ from paris.protocol.claims import (
 )  # fmt: skip
 from paris.protocol.limits import LIMITS
 from paris.protocol.placement import watched
-from paris.protocol.progress import Chain, Standing, agreed, failing, nothing_micro, standing
+from paris.protocol.progress import Chain, Judge, Standing, agreed, failing, nothing_micro, standing
 from paris.protocol.records import Verdict
 
 MEASURING_S = 30.0
@@ -124,13 +124,21 @@ class Contributor(Claimant):
                 own = self.judged[digest] = True
             return own
 
-        chains = [chain for digest in sorted(digests) if digest and (chain := self.library.chain(digest))]
-        chains = [chain for chain in chains if chain.lineage[-1].unit == unit]
-        now = standing(chains, judge, nothing_micro(unit, len(self.rules.units)), self._proven.__contains__)
+        now = self._standing(unit, known[0], judge)
         if not before or before[1].counted.tip != now.counted.tip:
             self.promoted(self, unit, before[1].counted if before else Chain(), now.counted)
         self._weighed[unit] = known, now
         return now
+
+    def _standing(self, unit: str, digests: frozenset[str], judge: Judge) -> Standing:
+        """The rules' answer. It is pure, so peers who know the same of the same chains share one."""
+        chains, members = self.library.chains(unit, digests)
+        known = tuple((judge(digest, made), made.signer in self._proven) for digest, made in members)
+        shared = self.library.weighed
+        if (digests, known) not in shared:
+            nothing = nothing_micro(unit, len(self.rules.units))
+            shared[digests, known] = standing(chains, judge, nothing, self._proven.__contains__)
+        return shared[digests, known]
 
     def view(self, units: Sequence[str]) -> View:
         self.looks += 1

@@ -108,12 +108,14 @@ class PlainNetwork(Network):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._slots: dict[tuple[str, str], dict[str, Record]] = {}
+        self._listed: dict[tuple[str, str], tuple[float, list[Record]]] = {}
 
     def publish(self, record: Record, author: int, _signed: Callable[[], bytes]) -> None:
         self._deliver(author, lambda _group: self._arrive(record))
 
     def _arrive(self, record: Record) -> None:
         slot = self._slots.setdefault((record.kind, record.slot), {})
+        self._listed.pop((record.kind, record.slot), None)
         if record.signer not in slot and len(slot) >= LIMITS.signers_per_slot:
             gone = [name for name, known in slot.items() if known.exp <= self.world.now_s]
             if not gone:
@@ -123,10 +125,23 @@ class PlainNetwork(Network):
             slot[record.signer] = record
 
     def read(self, kind: str, unit: str, reader: Any) -> list[Record]:
-        now_s, rng = self.world.now_s, self.world.rng
-        slot = self._slots.get((kind, unit), {}).values()
-        found = [r for r in slot if r.exp > now_s and (not self.loss or rng.random() >= self.loss)]
+        """What lies in a slot; now and then one record of it is missed."""
+        found = self._live(kind, unit)
         reader.bytes_read += LOOKUP_BYTES + RECORD_BYTES * len(found)
+        rng = self.world.rng
+        if found and rng.random() < self.loss * len(found):
+            missed = rng.randrange(len(found))
+            return found[:missed] + found[missed + 1 :]
+        return found
+
+    def _live(self, kind: str, unit: str) -> list[Record]:
+        """The slot's live records, listed anew only when one came or ran out."""
+        until_s, found = self._listed.get((kind, unit), (0.0, []))
+        if self.world.now_s >= until_s:
+            slot = self._slots.get((kind, unit), {}).values()
+            found = [record for record in slot if record.exp > self.world.now_s]
+            until_s = min((record.exp for record in found), default=math.inf)
+            self._listed[kind, unit] = until_s, found
         return found
 
 
