@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from paris.node.peer import Peer, now_s
 from paris.protocol.errors import NetworkError, ParisError
@@ -46,6 +47,20 @@ class Company:
         self._began_alone = not peer.tried.answered
         self._alone = self._began_alone
         self._looks = 0
+
+    async def during(self, work: Coroutine[Any, Any, None]) -> None:
+        """Keep company while something lasts; what fails first ends both, and is raised as itself.
+
+        Raises:
+            UsageError: see `keep`.
+        """
+        try:
+            async with asyncio.TaskGroup() as together:
+                keeping = together.create_task(self.keep())
+                await work
+                keeping.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
 
     async def keep(self) -> None:
         """Look again and again.

@@ -72,10 +72,7 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, contributor.stop)
             company = Company(peer, key.run, contributor.announce_again, report, random.Random(peer.peer_id))
-            async with asyncio.TaskGroup() as together:
-                keeping = together.create_task(company.keep())
-                await contributor.run(leave_when_complete=leave)
-                keeping.cancel()
+            await company.during(contributor.run(leave_when_complete=leave))
             report("left")
 
 

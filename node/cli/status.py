@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
 from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
@@ -18,24 +20,32 @@ def status(
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
+    peers_file: Annotated[
+        Path | None,
+        typer.Option("--peers-file", help="Also write its peers' signed records here, for a peers.json on the Hub."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show every unit of a run: who holds it, how far it is, how good, how long the lease still runs."""
     with errors_to_exit_codes(as_json=json):
         key = RunKey.parse(run)
-        found = asyncio.run(_survey(key, Settings.load(home=home, peers=peer, listen=listen)))
+        found = asyncio.run(_survey(key, Settings.load(home=home, peers=peer, listen=listen), peers_file))
         if json:
             emit({"run": str(key), **found})
         else:
             out.print(units_table(found["name"], found["units"]))
 
 
-async def _survey(key: RunKey, settings: Settings) -> dict[str, Any]:
+async def _survey(key: RunKey, settings: Settings, peers_file: Path | None) -> dict[str, Any]:
+    from paris.node.hubpeers import peers_file as written
     from paris.node.peer import open_peer
     from paris.node.survey import look, rows
+    from paris.registry.atomic import write_bytes
     from paris.registry.resolve import load_genesis
 
     async with open_peer(settings, key, serve=False) as peer:
+        if peers_file:
+            write_bytes(peers_file, written(await peer.swarm.envelopes("peer", key.run)))
         genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
         resolved, claims, names = await look(peer.library, key.run, genesis)
         return {

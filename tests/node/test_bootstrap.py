@@ -55,11 +55,14 @@ async def node(folder: Path, number: int, *bootstrap: str, listen: str = LOOPBAC
         yield swarm
 
 
-def record_of(who: Identity, swarm: Swarm) -> bytes:
+def make_peer(who: Identity, *addrs: str) -> PeerRecord:
     now_s = int(time.time())
     fields = {"run": RUN, "signer": who.peer_id, "seq": now_s, "iat": now_s, "exp": now_s + 600}
-    about = {"addrs": tuple(swarm.addrs), "agent": "paris-node/0", "abilities": ()}
-    return sign("peer", PeerRecord(**fields, **about), who)
+    return PeerRecord(**fields, addrs=addrs, agent="paris-node/0", abilities=())
+
+
+def record_of(who: Identity, swarm: Swarm) -> bytes:
+    return sign("peer", make_peer(who, *swarm.addrs), who)
 
 
 def test_one_dead_and_one_live_bootstrap_starts(tmp_path: Path) -> None:
@@ -306,6 +309,42 @@ async def looked(peer: Nobody, times: int) -> Told:
         for _ in range(times):
             await told.look()
     return told
+
+
+@pytest.mark.parametrize("error", [NetworkError("the daemon ended"), UsageError("no"), ValueError("a fault of ours")])
+def test_what_ends_a_contributor_is_raised_as_itself(error: Exception) -> None:
+    async def fails() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        asyncio.run(Told(Nobody()).company.during(fails()))
+    assert caught.value is error
+
+
+def test_a_twin_seen_later_ends_the_contributor_and_a_contributor_that_is_done_ends_the_looking() -> None:
+    ended = []
+
+    async def works() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    class Twin(Nobody):
+        async def records(self, *_: str) -> list[Any]:
+            return [make_peer(person(5), place)]
+
+    place = dead(5)
+
+    async def scene() -> None:
+        told = Told(Twin(company=(person(1).peer_id,)))
+        told.go_on.set()
+        with pytest.raises(UsageError, match="another live node uses this key"):
+            await told.company.during(works())
+        await Told(Nobody()).company.during(asyncio.sleep(0))
+
+    asyncio.run(scene())
+    assert ended == [True]
 
 
 def test_pauses_double_up_to_a_bound_and_are_lengthened_by_chance() -> None:

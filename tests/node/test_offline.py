@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 import pytest
 from node_support import LOOPBACK, Contributor, last_json, paris_node
 
 from paris.node.home import Home
+from paris.node.hubpeers import peers_in
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.registry.runkey import RunKey
@@ -61,6 +63,11 @@ def test_it_trains_alone_says_so_once_and_announces_itself_when_a_peer_appears(r
                 while ada.peer_id not in claimants:  # her peer record is announced before her claim
                     for unit in UNITS:
                         claimants |= {record.signer for record in await visitor.swarm.records("claim", run.run, unit)}
+            status = ("status", key, "--peers-file", tmp_path / "peers.json", "--home", tmp_path / "visitor", "--json")
+            done = await asyncio.to_thread(paris_node, *status, "--listen", LOOPBACK)
+            assert done.returncode == 0, done.stderr
+            named = peers_in((tmp_path / "peers.json").read_bytes(), run.run, int(time.time()))
+            assert set(named) == {*ada.addrs, *bea.addrs}
             assert {ada.peer_id, bea.peer_id} <= {record.signer for record in announced}
         finally:
             ada.kill()  # nobody needs what she trained
