@@ -20,6 +20,7 @@ STATE = "state.safetensors"
 STATE_NOTE = "state.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+ACCEPTED_DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running means, by their names in torch."""
 
@@ -139,6 +140,12 @@ def _check(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch
         raise CheckpointError(
             f"{path} does not fit this network: {len(wrong)} tensors are missing, unknown or of another shape, "
             f"the first is {wrong[0]!r}. It was made with another preset."
+        )
+    foreign = sorted(name for name, tensor in tensors.items() if tensor.dtype not in ACCEPTED_DTYPES)
+    if foreign:
+        raise CheckpointError(
+            f"{path} does not fit this network: {len(foreign)} tensors hold numbers that weights never are, the first "
+            f"is {foreign[0]!r} in {tensors[foreign[0]].dtype}. Whoever made it means harm. Take an earlier checkpoint."
         )
     poisoned = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
     if poisoned:

@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from paris.models.checkpoints import ACCEPTED_DTYPES
 from paris.models.dit import DiT
 from paris.models.router import Router
 
 _KINDS: dict[str, type[DiT | Router]] = {"expert": DiT, "router": Router}
-ACCEPTED_DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
 HEADER_BYTES = 2**20
 
 
