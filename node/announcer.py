@@ -37,7 +37,7 @@ class Announcer:
     """The records this node stands behind.
 
     Contract: sequence numbers and times of one record only grow, also across restarts (they start from the clock), and
-    when the wall clock jumps back: what others hold stays replaceable, and nothing is due late. A record that could not
+    when the wall clock jumps back: what others hold stays replaceable, and no lease lapses. A record that could not
     be announced (nobody there, or a slot that is full) stays due and is tried again at the next `flush`; training never
     waits for it.
 
@@ -61,6 +61,7 @@ class Announcer:
     ) -> None:
         self._run, self._identity, self._publish, self._clock = run, identity, publish, clock
         self._steady, self._credentials = steady or clock, list(credentials)
+        self._reached: tuple[float, float] = (clock(), self._steady())
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._spent: dict[tuple[str, str], _Standing] = {}
 
@@ -94,8 +95,15 @@ class Announcer:
             if self._steady() >= standing.due_s and self.standing(kind, slot):
                 await self._announce(kind, standing)
 
+    def _now_s(self) -> float:
+        """The wall clock; but where it jumped back, time goes on from where it was, as it does for everybody else."""
+        before_s, at_s = self._reached
+        steady_s = self._steady()
+        self._reached = max(self._clock(), before_s + steady_s - at_s), steady_s
+        return self._reached[0]
+
     async def _announce(self, kind: str, standing: _Standing) -> bool:
-        now = int(self._clock())
+        now = int(self._now_s())
         # The rest of the allowed life is room for expiries that must grow although the clock has not moved.
         life_s = min(standing.life_s, LIMITS.life_s[kind] - LIFE_ROOM_S)
         standing.seq, standing.iat = max(standing.seq + 1, now), max(standing.iat, now)

@@ -65,6 +65,27 @@ def test_restart_does_not_fall_behind_its_own_earlier_records(world: World) -> N
     assert world.heard[1]["exp"] > world.heard[0]["exp"]
 
 
+def test_clock_that_jumps_back_an_hour_neither_lets_a_lease_lapse_nor_breaks_a_record(world: World) -> None:
+    """Others' clocks went on: what they hold must stay replaceable, and the renewal must not wait an hour."""
+    true_s, start_s = [0.0], world.now_s
+
+    async def publish(record: bytes) -> None:
+        check_record(record, start_s + true_s[0], {})
+        world.heard.append(verify(record, "claim").payload)
+
+    announcer = Announcer(RUN, ME, publish, lambda: world.now_s, lambda: true_s[0])
+    world.keep(announcer)
+    world.now_s -= 3600
+    for _ in range(4):
+        true_s[0] += 30
+        asyncio.run(announcer.flush())
+    assert len(world.heard) == 5
+    for before, after in zip(world.heard, world.heard[1:], strict=False):
+        assert after["seq"] > before["seq"]
+        assert after["exp"] > before["exp"]
+        assert after["iat"] >= before["iat"]
+
+
 def test_record_released_and_claimed_again_still_grows(world: World) -> None:
     announcer = world.announcer()
     world.keep(announcer)

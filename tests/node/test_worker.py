@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -196,3 +197,36 @@ def test_two_processes_train_one_unit_and_a_stop_writes_a_checkpoint(job: Job, t
     resume = str(tmp_path / "two" / f"checkpoint-{stopped}")
     alone = replace(together, work=str(tmp_path / "one"), processes=1, resume=resume, resume_step=stopped)
     assert run_to_end(alone)[-1].fields["step"] == 40
+
+
+def test_published_weights_are_measured_beside_what_knowing_nothing_is_worth(job: Job, tmp_path: Path) -> None:
+    """Only hold-out shards are needed; the same weights measure the same, and what cannot be loaded is refused."""
+    claimed = run_to_end(replace(job, work=str(tmp_path), recipe=job.recipe | {"steps": 60}))[-2].fields
+    weights = tmp_path / "checkpoint-60"
+    measuring = replace(job, work=str(tmp_path / "measured"), shards=(), evaluate=str(weights), claimed_loss_micro=1)
+    (measured,) = [event.fields for event in run_to_end(measuring) if event.kind == "measured"]
+    assert measured["measured_loss_micro"] == pytest.approx(claimed["holdout_loss_micro"], rel=0.02)
+    assert measured["measured_loss_micro"] < measured["nothing_micro"]
+    assert measured["samples"] > 0
+    file = weights / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert failed(measuring)["event"] == "refused"
+
+
+def test_warm_start_goes_on_from_weights_says_so_and_its_state_resumes_bit_for_bit(job: Job, tmp_path: Path) -> None:
+    """The training state of step 200 is lost, its published weights are not."""
+    recipe = job.recipe | {"steps": 240, "publish_every": 20}
+    run_to_end(replace(job, work=str(tmp_path / "lost"), recipe=recipe | {"steps": 200}))
+    weights = str(tmp_path / "lost" / "checkpoint-200")
+    warm = replace(job, work=str(tmp_path / "warm"), recipe=recipe, start=weights, resume_step=200)
+    told = run_to_end(warm)
+    (resumed,) = [event.fields for event in told if event.kind == "resumed"]
+    assert (resumed["step"], resumed["begun_from"]) == (200, "weights")
+    folders = checkpoint_folders(tmp_path / "warm")
+    notes = {step: json.loads((folder / "metrics.json").read_text()) for step, folder in folders.items()}
+    assert (notes[220]["from_step"], notes[220]["begun_from"], notes[240]["begun_from"]) == (200, "weights", "memory")
+    again = replace(warm, work=str(tmp_path / "again"), start=None, resume=str(folders[220]), resume_step=220)
+    run_to_end(again)
+    state = "state.safetensors"
+    there, here = folders[240] / state, checkpoint_folders(tmp_path / "again")[240] / state
+    assert there.read_bytes() == here.read_bytes()
