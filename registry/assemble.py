@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.conversion import Prediction
 from paris.models.pipeline import write_index
-from paris.protocol.errors import UnavailableError, UsageError
+from paris.protocol.errors import RecordError, UnavailableError, UsageError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
 from paris.registry.atomic import (
@@ -20,7 +21,7 @@ from paris.registry.atomic import (
 )
 from paris.registry.library import Library, Progress
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
-from paris.registry.weights import model_files
+from paris.registry.weights import model_files, weight_faults
 
 PIPELINE_PARTS = frozenset(
     {"model_index.json", "text_encoder.json", "scheduler", "vae", "router", "base", "provenance"}
@@ -48,7 +49,8 @@ async def fetch_ensemble(
 
     Raises:
         UnavailableError: a unit has no checkpoint yet, or no peer serves it now; what was fetched is kept.
-        RecordError: a checkpoint lacks its weights, or names files larger than its network can need.
+        RecordError: a checkpoint lacks its weights, names files larger than its network can need, or holds weights
+            that are not finite or of another network.
         UsageError: `folder` holds something that is no part of an ensemble and would be lost.
         ResourceError: the disk is full.
     """
@@ -66,6 +68,7 @@ async def fetch_ensemble(
         manifest = await library.manifest(str(unit.manifest), serving)
         manifests[unit.unit] = model_files(manifest, resolved.genesis, unit.unit)
         fetched_bytes += await library.files(manifests[unit.unit].files, serving, progress)
+        await asyncio.to_thread(_refuse_broken, library, resolved, unit, manifests[unit.unit])
     codec = None
     if resolved.genesis.codec.manifest:
         codec = await library.manifest(resolved.genesis.codec.manifest, providers)
@@ -89,6 +92,19 @@ def _replaceable(folder: Path) -> Path:
             hint="Choose a new or empty folder",
         )
     return folder
+
+
+def _refuse_broken(library: Library, resolved: ResolvedRun, unit: ResolvedUnit, manifest: Manifest) -> None:
+    """Signed is not sound: a stranger's weights are looked at before anybody draws with them."""
+    config, weights = (library.store.path(manifest.entry(name).sha256) for name in (CONFIG, WEIGHTS))
+    assert config
+    assert weights
+    if faults := weight_faults(config, weights, resolved.genesis, unit.unit):
+        raise RecordError(
+            f"the weights of {unit.unit} at step {unit.step} cannot be used",
+            f"{faults[0]} They are signed by {unit.holders[-1]}",
+            "Wait for another checkpoint of it; `paris-node audit` shows who trained what",
+        )
 
 
 def _lay_out(

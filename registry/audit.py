@@ -9,21 +9,19 @@ shards.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
-from paris.models.inspect import check_config, check_weights
 from paris.protocol.credentials import authority
 from paris.protocol.errors import ParisError
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import Checkpoint, Genesis
 from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
-from paris.registry.weights import model_files, network_of
+from paris.registry.weights import model_files, weight_faults
 
 
 @dataclass(frozen=True)
@@ -179,21 +177,9 @@ def _start_check(genesis: Genesis, unit: ResolvedUnit) -> Check:
 
 def _weights_check(paths: Mapping[str, Path], genesis: Genesis, unit: ResolvedUnit) -> Check:
     """The weights, whose digests were just checked, fit the signed architecture and are finite."""
-    kind, signed = network_of(genesis, unit.unit)
-    architecture = dict(signed)
-    settings = _parsed(paths[CONFIG].read_bytes())
-    problems = check_config(settings, architecture, kind)
-    problems += check_weights(paths[WEIGHTS], architecture, kind)
+    problems = weight_faults(paths[CONFIG], paths[WEIGHTS], genesis, unit.unit)
     detail = problems[0] if problems else "names, shapes and types as the genesis asks; every number finite"
     return Check("weights", ok=not problems, detail=detail)
-
-
-def _parsed(config: bytes) -> object:
-    """What a stranger's config.json says; None where it is no JSON at all."""
-    try:
-        return json.loads(config)
-    except (ValueError, RecursionError):
-        return None
 
 
 def acts_for(segment: Checkpoint) -> str:

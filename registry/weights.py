@@ -1,12 +1,17 @@
-"""Which files of a stranger's checkpoint are used, and how large they can be: known before a byte is fetched."""
+"""Which files of a stranger's checkpoint are used, how large they can be, and whether they hold what they should.
+
+The first two are known before a byte is fetched.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
-from paris.models.inspect import largest_bytes
+from paris.models.inspect import check_config, check_weights, largest_bytes
 from paris.protocol.errors import RecordError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
@@ -44,6 +49,19 @@ def checkpoint_files(manifest: Manifest, genesis: Genesis, unit: str) -> Manifes
     network_bytes = _network_bytes(genesis, unit)
     notes = {CONFIG: CONFIG_BYTES, METRICS: NOTE_BYTES, STATE_NOTE: NOTE_BYTES}
     return _bounded(manifest, unit, {**notes, WEIGHTS: network_bytes, STATE: STATE_GROUPS * network_bytes})
+
+
+def weight_faults(config: Path, weights: Path, genesis: Genesis, unit: str) -> list[str]:
+    """What keeps the network in these files from being the signed one, a sentence a fault. Reads every number."""
+    kind, architecture = network_of(genesis, unit)
+    try:
+        settings = json.loads(config.read_bytes())
+    except (ValueError, RecursionError):
+        settings = None
+    return [
+        *check_config(settings, dict(architecture), kind),
+        *check_weights(weights, dict(architecture), kind),
+    ]
 
 
 def _network_bytes(genesis: Genesis, unit: str) -> int:
