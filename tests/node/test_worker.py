@@ -214,19 +214,19 @@ def test_published_weights_are_measured_beside_what_knowing_nothing_is_worth(job
 
 
 def test_warm_start_goes_on_from_weights_says_so_and_its_state_resumes_bit_for_bit(job: Job, tmp_path: Path) -> None:
-    """The training state of step 200 is lost, its published weights are not."""
-    recipe = job.recipe | {"steps": 240, "publish_every": 20}
-    run_to_end(replace(job, work=str(tmp_path / "lost"), recipe=recipe | {"steps": 200}))
-    weights = str(tmp_path / "lost" / "checkpoint-200")
-    warm = replace(job, work=str(tmp_path / "warm"), recipe=recipe, start=weights, resume_step=200)
+    """The training state of step 40 is lost, its published weights are not."""
+    recipe = job.recipe | {"steps": 80, "publish_every": 20}
+    run_to_end(replace(job, work=str(tmp_path / "lost"), recipe=recipe | {"steps": 40}))
+    weights = str(tmp_path / "lost" / "checkpoint-40")
+    warm = replace(job, work=str(tmp_path / "warm"), recipe=recipe, start=weights, resume_step=40)
     told = run_to_end(warm)
     (resumed,) = [event.fields for event in told if event.kind == "resumed"]
-    assert (resumed["step"], resumed["begun_from"]) == (200, "weights")
+    assert (resumed["step"], resumed["begun_from"]) == (40, "weights")
     folders = checkpoint_folders(tmp_path / "warm")
     notes = {step: json.loads((folder / "metrics.json").read_text()) for step, folder in folders.items()}
-    assert (notes[220]["from_step"], notes[220]["begun_from"], notes[240]["begun_from"]) == (200, "weights", "memory")
-    again = replace(warm, work=str(tmp_path / "again"), start=None, resume=str(folders[220]), resume_step=220)
+    assert (notes[60]["from_step"], notes[60]["begun_from"], notes[80]["begun_from"]) == (40, "weights", "memory")
+    again = replace(warm, work=str(tmp_path / "again"), start=None, resume=str(folders[60]), resume_step=60)
     run_to_end(again)
     state = "state.safetensors"
-    there, here = folders[240] / state, checkpoint_folders(tmp_path / "again")[240] / state
+    there, here = folders[80] / state, checkpoint_folders(tmp_path / "again")[80] / state
     assert there.read_bytes() == here.read_bytes()
