@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
 SEEDS ?= 10
+ATTACKS := tests/protocol/attacks $(patsubst %,tests/protocol/test_%.py,book credentials ledger succession lineage) \
+	tests/registry/test_file_attacks.py tests/registry/test_resolve.py tests/node/test_cli_attacks.py
 
 .PHONY: help demo test test-fast check attacks sim install bench clean system-packages
 help:
 	@echo "make demo       a whole network on this machine, ending in a picture grid and an audit (OUT=$(OUT))"
 	@echo "make test       every test   make test-fast  the quick ones   make check  lint, types, architecture"
-	@echo "make attacks    every attack by name, with a table of what it achieved   make sim SEEDS=1000 PEERS=12 CLUSTERS=6"
+	@echo "make attacks    every attack by name, with a table of what it achieved (JSON=FILE keeps it)   make sim SEEDS=1000 PEERS=12 CLUSTERS=6"
 	@echo "make install    all extras that fit this platform   make bench  the measurements"
 
 demo: $(VENV)/.demo
@@ -30,7 +32,7 @@ check: $(VENV)/.dev
 	$(BIN)/pytest -q tests/test_architecture.py
 
 attacks: $(VENV)/.dev
-	$(BIN)/pytest -q tests/protocol/attacks
+	$(BIN)/pytest -q $(ATTACKS) $(if $(JSON),--attacks-json $(JSON))
 
 sim: $(VENV)/.dev
 	$(BIN)/python tests/sim/sim_main.py --seeds $(SEEDS) --jobs $$(nproc) $(if $(PEERS),--peers $(PEERS)) $(if $(CLUSTERS),--clusters $(CLUSTERS))
