@@ -40,6 +40,7 @@ with warnings.catch_warnings():
 DICTIONARY, TUPLE = 0x50, 0x40
 PEER_ID_PREFIX, PRIVATE_PREFIX = b"\x00\x24\x08\x01\x12\x20", b"\x08\x01\x12\x40"
 TRIES = 3000
+PATIENCE_S = 15
 honest_find, honest_store = DHTProtocol.rpc_find, DHTProtocol.rpc_store
 
 
@@ -140,9 +141,9 @@ async def start(addresses: list[str], secret: bytes | None = None) -> DHTNode:
             initial_peers=addresses, identity_path=file.name, check_if_identity_free=False, use_relay=False,
             auto_nat=False, nat_port_map=False, idle_timeout=5, tls=False,
         )  # fmt: skip
-    node = await DHTNode.create(
-        p2p=p2p, node_id=DHTID.generate(p2p.peer_id.to_bytes()), initial_peers=addresses, strict=False
-    )
+    node = await DHTNode.create(p2p=p2p, node_id=DHTID.generate(p2p.peer_id.to_bytes()), wait_timeout=PATIENCE_S)
+    for address in addresses:
+        await node.protocol.call_ping(PeerID.from_base58(address.rpartition("/")[2]))
     await node.find_nearest_nodes([node.node_id])
     return node
 
