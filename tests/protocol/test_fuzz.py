@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+from types import SimpleNamespace
 
 import broken
 import broken_curation
@@ -16,17 +18,26 @@ from vector_reader import data_of, load
 
 from paris.protocol import envelope, strict_json
 from paris.protocol.book import RecordBook
-from paris.protocol.errors import EnvelopeError, UsageError, VerificationError
+from paris.protocol.credentials import authority, open_delegation, open_rotation
+from paris.protocol.curation import Curators, open_admission
+from paris.protocol.digests import sha256_of
+from paris.protocol.ensemble import Ensemble
+from paris.protocol.errors import EnvelopeError, NetworkError, UsageError, VerificationError
 from paris.protocol.genesis import open_genesis
 from paris.protocol.identity import Identity, peer_id_of, public_key_of
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import RECORD_KINDS, open_checkpoint, parse_record
+from paris.protocol.succession import follow
+from paris.protocol.transport.blobs import BlobServer
+from paris.protocol.transport.records import RecordServer, RecordStream
+from paris.protocol.transport.streams import StreamServer
 from paris.protocol.validation import check_record
 
 VALID = load("valid")
 SEEDS = sorted(data_of(vector) for vector in VALID.values())
 PAYLOADS = sorted({json.dumps(vector["payload"]) for vector in VALID.values() if "payload" in vector})
-ENVELOPED = ("genesis", "checkpoint", *RECORD_KINDS)
+ENVELOPED = ("genesis", "checkpoint", "admission", "delegation", "rotation", *RECORD_KINDS)
+RUN, BOARD = VALID["rotation"]["run"], Curators.parse(VALID["rotation"]["curators"])
 TOKENS = [
     b"{", b"}", b"[", b"]", b'"', b'"a"', b'"a":', b":", b",", b"1", b"-0", b"1e9", b"0.5", b"NaN", b"null", b"true",
     b'"\\ud800"', b"\\u", b"\xff", b"\x00", b" ", b"9" * 30, b"[" * 2000, b'{"a":' * 20, b'"payload":', b'"sig":',
@@ -63,12 +74,28 @@ def use_manifest(data: bytes) -> None:
     assert all(".." not in entry.name.split("/") for entry in manifest.files)
 
 
+def use_rotation(data: bytes) -> None:
+    moved = open_rotation(data, RUN, BOARD)
+    assert moved.old != moved.new
+    assert open_rotation(data, RUN, None) == moved
+
+
+def use_ensemble(data: bytes) -> None:
+    assert Ensemble.from_bytes(data).to_bytes() == data
+
+
 PARSERS = {
     "strict_json.loads": lambda data: strict_json.loads(data, 2**16),
     "envelope.kind_of": envelope.kind_of,
     **{f"envelope.verify {kind}": lambda data, kind=kind: envelope.verify(data, kind) for kind in ENVELOPED},
     "open_genesis": use_genesis,
     "open_checkpoint": use_checkpoint,
+    "open_admission": lambda data: open_admission(data, RUN, BOARD),
+    "open_delegation": open_delegation,
+    "open_rotation": use_rotation,
+    "authority": lambda data: authority(person(5).peer_id, (data,), RUN, NOW_S, BOARD),
+    "follow": lambda data: follow(sha256_of(data), [data]),
+    "Ensemble.from_bytes": use_ensemble,
     "Manifest.from_bytes": use_manifest,
     "Identity.from_libp2p": Identity.from_libp2p,
     "check_record": use_record,
@@ -231,3 +258,108 @@ def test_the_fuzzers_seeds_are_worth_mutating():
         assert accepted, name
     with pytest.raises(EnvelopeError):
         strict_json.loads(b"", 0)
+
+
+class Sink:
+    """The end of a stream that somebody writes to and nobody reads."""
+
+    def __init__(self) -> None:
+        self.data, self.closed = b"", False
+        self.transport = None
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    async def drain(self) -> None:
+        """Have sent it."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Shelf:
+    """A source of records and blobs that has one record, whatever it is asked for, and no blob."""
+
+    async def envelopes(self, _kind: str, _run: str, _slot: str) -> list[bytes]:
+        return [b"an envelope"]
+
+    def path(self, _digest: str) -> None:
+        """Find nothing."""
+
+
+def framed(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+async def stream_of(data: bytes) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    reader.feed_data(data)
+    reader.feed_eof()
+    return reader
+
+
+fields_of_requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "digest": values | st.just(RUN), "offset": values, "length": values, "x": values,
+        "kind": values | st.sampled_from([*RECORD_KINDS]), "run": values | st.just(RUN),
+        "slots": values | st.lists(words, max_size=20),
+    },
+)  # fmt: skip
+requests = (
+    st.binary(max_size=60) | st.binary(max_size=60).map(framed) | fields_of_requests.map(strict_json.dumps).map(framed)
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(requests, max_size=4).map(b"".join), st.sampled_from([BlobServer, RecordServer]))
+@example(b"\xff" * 8, BlobServer)
+def test_whatever_a_client_sends_a_server_answers_or_ends_the_stream(data, kind):
+    """Nothing gets out of a server but answers, and it is ready for the next stream."""
+
+    async def serve() -> tuple[Sink, StreamServer]:
+        sink, server = Sink(), kind(Shelf())
+        await server.handle(SimpleNamespace(peer_id="somebody"), await stream_of(data), sink)
+        return sink, server
+
+    sink, server = asyncio.run(serve())
+    assert sink.closed
+    assert not server._open
+    assert len(sink.data) <= 2000 + 40 * len(data)
+
+
+class Answering:
+    """A host whose every stream brings the same answer."""
+
+    peer_id = person(1).peer_id
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    async def stream(self, _peer: str, _protocol: str):
+        sink = Sink()
+        sink.transport = SimpleNamespace(pause_reading=lambda: None, resume_reading=lambda: None)
+        return await stream_of(self.answer), sink
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=80)
+    | st.tuples(
+        st.sampled_from([0, 0, 0, 1, 2, 3, 9]), st.binary(min_size=12, max_size=12), st.binary(max_size=99)
+    ).map(lambda parts: bytes([parts[0]]) + parts[1] + parts[2])
+    | st.lists(st.binary(max_size=20).map(framed), max_size=3).map(
+        lambda records: b"\0" + bytes(8) + len(records).to_bytes(4, "big") + b"".join(records)
+    )
+)
+def test_whatever_a_server_answers_a_client_of_records_gets_them_or_blames_it(data):
+    async def ask() -> None:
+        for slots in ([""], ["cluster-0"] * 16):
+            async with await RecordStream.open(Answering(data), "somebody") as stream:
+                with contextlib.suppress(NetworkError):
+                    for envelope_bytes in await stream.ask("peer", RUN, slots, patience_s=1.0):
+                        assert envelope_bytes in data
+                with contextlib.suppress(NetworkError):
+                    assert await stream.time_s(patience_s=1.0) >= 0
+
+    asyncio.run(ask())
