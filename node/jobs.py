@@ -103,7 +103,7 @@ class Event:
         try:
             fields = json.loads(line)
             return cls(fields.pop("event"), fields)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return None
 
 
