@@ -47,6 +47,7 @@ from paris.protocol.transport.libp2p import (
     connected_peers,
     open_stream,
 )
+from paris.protocol.transport.places import bind_places, place_of
 from paris.protocol.transport.twin import refuse_twin
 from paris.protocol.validation import Received, RunRules, check_record
 
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 REPLICAS = 10
 SEARCH_S = 8.0
 """Longest search for records; what this node knows already must do then."""
+_ASKED_AT_ONCE = 20  # as many as one search asks: peers who never answer cost one wait, not one after the other
 _MEETING_S = 60.0  # further addresses may have to be found first
 
 
@@ -131,6 +133,7 @@ class Swarm:
                 journal.close()
             raise
         guard.attach(node.protocol)
+        bind_places(node.protocol)
         swarm = cls(p2p, node, guard, client_mode=client_mode)
         swarm._journal = journal
         try:
@@ -343,7 +346,14 @@ class Swarm:
 
 async def _start_node(p2p: P2P, guard: Guard, *, client_mode: bool) -> DHTNode:
     """A node that knows nobody: hivemind's own way to join would refuse clocks that are 3 s apart."""
-    return await DHTNode.create(p2p=p2p, num_replicas=REPLICAS, record_validator=guard, client_mode=client_mode)
+    return await DHTNode.create(
+        p2p=p2p,
+        node_id=place_of(p2p.peer_id),
+        num_replicas=REPLICAS,
+        record_validator=guard,
+        client_mode=client_mode,
+        num_workers=_ASKED_AT_ONCE,
+    )
 
 
 def _read_identity(path: Path) -> Identity:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,12 +27,13 @@ from paris.protocol.transport.libp2p import (
     PeerID,
     RecordValidatorBase,
 )
-from paris.protocol.validation import Received, check_record
+from paris.protocol.validation import UNKNOWN_RUN, Received, RunRules, check_record
 
 logger = logging.getLogger(__name__)
 
 _MSGPACK_HEADER_BYTES = 3
 _REFUSALS_KEPT = 256
+_CHECKED_KEPT = 2048  # a search returns each record once per replica; equal bytes need one look
 
 
 class Guard(RecordValidatorBase):
@@ -47,6 +48,7 @@ class Guard(RecordValidatorBase):
         self.book = book
         self.refusals: deque[str] = deque(maxlen=_REFUSALS_KEPT)
         self._clock = clock
+        self._checked: OrderedDict[DHTRecord, tuple[Received, RunRules]] = OrderedDict()
 
     def attach(self, protocol: Any) -> None:
         """Close the gaps named above in one hivemind DHTProtocol."""
@@ -85,7 +87,10 @@ class Guard(RecordValidatorBase):
             RecordError: The content is not valid, or lies in the wrong place.
             SignatureError: A signature fails, or the signer may not sign this.
         """
-        received = check_record(_envelope_of(record.value), self._clock(), self.book.rules)
+        now_s, remembered = self._clock(), self._checked.get(record)
+        if remembered and remembered[1] is self._rules(remembered[0]) and remembered[0].record.exp > now_s:
+            return remembered[0]
+        received = check_record(_envelope_of(record.value), now_s, self.book.rules)
         if record.key != DHTID.generate(received.key).to_bytes():
             raise RecordError(f"a {received.record.kind} lies under a foreign key", "kind, run and unit make the key")
         if record.subkey != MSGPackSerializer.dumps(public_key_of(received.record.signer)):
@@ -93,7 +98,14 @@ class Guard(RecordValidatorBase):
         if record.expiration_time != received.record.exp:
             why = f"the DHT was told {record.expiration_time}, the signature says {received.record.exp}"
             raise RecordError("a record's expiration is not the signed one", why)
+        if not received.record.credentials:  # those end by themselves
+            self._checked[record] = received, self._rules(received)
+            if len(self._checked) > _CHECKED_KEPT:
+                self._checked.popitem(last=False)
         return received
+
+    def _rules(self, received: Received) -> RunRules:
+        return self.book.rules.get(received.record.run, UNKNOWN_RUN)
 
     def filter_dictionary(self, key: bytes, dictionary: Any) -> bool:
         """Drop what is not valid from a slot somebody stores or returns; what remains may pass."""

@@ -52,9 +52,7 @@ class Outcome:
         attempts: Stores offered, or questions answered with a lie.
         stored: How many entries lie in honest nodes' storages or caches after it that no honest node ever said.
         views: How many views (one of a node on a slot) were looked at.
-        changed: How many of them were not what they should be: something missing, foreign, or older than what was said
-            before the attack.
-        behind: How many of the others lacked only what was said during the attack: hidden for a while, not undone.
+        changed: How many of them were not what they should be.
         why_stored: Why what was stored was within the rules, where anything was.
     """
 
@@ -63,7 +61,6 @@ class Outcome:
     stored: int = 0
     views: int = 0
     changed: int = 0
-    behind: int = 0
     why_stored: str = ""
     details: list[str] = field(default_factory=list)
 
@@ -75,7 +72,6 @@ class Battlefield:
         self.swarms, self.hostile_id = swarms, hostile_id
         self._hostile = hostile
         self._expected: dict[Place, dict[str, Record]] = {}
-        self._before: dict[Place, dict[str, Record]] = {}
         self._seq, self._turn = 0, 0
         self._strangers: set[str] = set()
         self._published: set[bytes] = set()
@@ -115,10 +111,7 @@ class Battlefield:
             record = make(who, run=run, seq=self._seq, iat=now_s, exp=self._start_s + LIFE_S + self._seq)
             self._published.add(signed(record, who))
             await swarm.publish(signed(record, who))
-            said = self._expected.setdefault((record.kind, record.run, record.slot), {})
-            if who.peer_id in said:
-                self._before.setdefault((record.kind, record.run, record.slot), {})[who.peer_id] = said[who.peer_id]
-            said[who.peer_id] = record
+            self._expected.setdefault((record.kind, record.run, record.slot), {})[who.peer_id] = record
 
     def said(self, *place: str) -> list[dict[str, Any]]:
         """What honest nodes said in a slot, as stores: everything there is valid."""
@@ -136,20 +129,9 @@ class Battlefield:
             views = await asyncio.gather(*(self._view(swarm, place) for swarm in self.swarms))
             for number, view in zip(HONEST, views, strict=True):
                 outcome.views += 1
-                if view == expected:
-                    continue
-                if self._only_behind(place, view, expected):
-                    outcome.behind += 1
-                else:
+                if view != expected:
                     outcome.changed += 1
                     outcome.details.append(f"node {number}, {place[0]}: {_difference(view, expected)}")
-
-    def _only_behind(self, place: Place, view: dict[str, Record] | str, expected: dict[str, Record]) -> bool:
-        """Whether a view differs only in that it holds what its signers said just before."""
-        if isinstance(view, str) or view.keys() != expected.keys():
-            return False
-        older = {name for name in view if view[name] != expected[name]}
-        return all(view[name] == self._before.get(place, {}).get(name) for name in older)
 
     async def _view(self, swarm: Swarm, place: Place) -> dict[str, Record] | str:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from battlefield import Attack, Outcome, battlefield
 
-COLUMNS = ("attack", "attempts", "foreign entries stored", "views looked at", "views changed", "views behind")
+COLUMNS = ("attack", "attempts", "foreign entries stored", "views looked at", "views changed")
 TABLE = pytest.StashKey[list[Outcome]]()
 
 
@@ -26,7 +26,7 @@ def pytest_terminal_summary(terminalreporter, config):
     outcomes = config.stash.get(TABLE, [])
     if not outcomes:
         return
-    rows = [(one.attack, one.attempts, one.stored, one.views, one.changed, one.behind) for one in outcomes]
+    rows = [(one.attack, one.attempts, one.stored, one.views, one.changed) for one in outcomes]
     total = ("sum", *(sum(row[column] for row in rows) for column in range(1, len(COLUMNS))))
     width = max(len(str(row[0])) for row in (*rows, total))
     terminalreporter.section("attacks on the views of eight honest nodes")
@@ -55,13 +55,10 @@ def field(tmp_path_factory):
 
 @pytest.fixture
 def fight(field, request):
-    """Run an attack; demand that no honest view changed, then and after one more honest word; returns the outcome.
-
-    Attacks on routing (`hides`) may keep that new word from some nodes while they last: the DHT is a hint service.
-    """
+    """Run an attack; demand that no honest view changed, then and after one more honest word; returns the outcome."""
     runner, made = field
 
-    def one(attack: Attack, *, hides: bool = False) -> Outcome:
+    def one(attack: Attack) -> Outcome:
         outcome = Outcome(request.node.name.removeprefix("test_").replace("_", " "))
 
         async def scene() -> None:
@@ -78,7 +75,6 @@ def fight(field, request):
         request.config.stash[TABLE].append(outcome)
         assert outcome.attempts, "an attack that never reached anybody proves nothing"
         assert outcome.changed == 0, outcome.details[:10]
-        assert hides or outcome.behind == 0, outcome.details[:10]
         return outcome
 
     return one

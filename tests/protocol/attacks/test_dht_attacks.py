@@ -219,7 +219,7 @@ def test_lying_about_the_nearest_peers(fight, how):
     async def attack(field, outcome):
         await field.lie("near", how, KEY)
 
-    fight(attack, hides=True)
+    fight(attack)
 
 
 def test_stolen_node_ids(fight):
@@ -229,7 +229,7 @@ def test_stolen_node_ids(fight):
         ids = [node_id for node_id, _ in await field.order("peers")]
         outcome.attempts += await field.order("ping", ids)
 
-    fight(attack, hides=True)
+    fight(attack)
 
 
 def test_a_thousand_node_ids_of_one_peer(fight):
@@ -242,14 +242,14 @@ def test_a_thousand_node_ids_of_one_peer(fight):
         outcome.attempts += await field.order("ping", ids)
         await field.lie("forget", True)
 
-    fight(attack, hides=True)
+    fight(attack)
 
 
 def test_a_silent_peer(fight):
     async def attack(field, outcome):
         await field.lie("silent", True)
 
-    fight(attack, hides=True)
+    fight(attack)
 
 
 def test_a_sybil_majority_around_a_key(fight):
@@ -259,7 +259,7 @@ def test_a_sybil_majority_around_a_key(fight):
         await field.order("sybils", KEY, SYBILS)
         await field.lie("forget", True)
 
-    fight(attack, hides=True)
+    fight(attack)
 
 
 def test_poisoned_answers_of_strange_shapes(fight):
@@ -289,11 +289,11 @@ def test_poisoned_answers_of_strange_shapes(fight):
         )
         await field.look(outcome)
 
-    fight(attack, hides=True)
+    fight(attack)
 
 
 def test_a_sybil_majority_around_a_key_falls_silent(fight):
     async def attack(field, outcome):
         await field.lie("silent", True)
 
-    fight(attack, hides=True)
+    fight(attack)

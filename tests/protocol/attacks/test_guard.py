@@ -13,7 +13,7 @@ from protocol_support import NOW_S, digest_of, make_claim, person, signed
 from paris.protocol.book import RecordBook
 from paris.protocol.records import record_key
 from paris.protocol.transport.guard import Guard
-from paris.protocol.transport.libp2p import DHTID, DictionaryDHTValue, MSGPackSerializer
+from paris.protocol.transport.libp2p import DHTID, DHTRecord, DictionaryDHTValue, MSGPackSerializer
 
 KEY = DHTID.generate(record_key("claim", digest_of("run"), "cluster-0"))
 EXP = NOW_S + 600
@@ -133,3 +133,33 @@ def test_a_peer_that_names_the_asker_as_nearest_to_a_key(run_async):
     item, nearest = run_async(ask())
     assert item is None
     assert list(nearest.values()) == ["other"]
+
+
+def test_a_record_is_verified_once_and_still_refused_when_newer_ones_or_other_rules_come(monkeypatch):
+    from paris.protocol.curation import Admission
+    from paris.protocol.transport import guard
+    from paris.protocol.validation import RunRules
+
+    looks = []
+    monkeypatch.setattr(guard, "check_record", lambda *given, look=guard.check_record: looks.append(1) or look(*given))
+    who, now = person(1), [NOW_S]
+    watching = Guard(RecordBook(), clock=lambda: now[0])
+
+    def entry(**changes) -> DHTRecord:
+        made = make_claim(who, **changes)
+        value, subkey = MSGPackSerializer.dumps(signed(made, who)), MSGPackSerializer.dumps(who.public_key)
+        return DHTRecord(KEY.to_bytes(), subkey, value, float(made.exp))
+
+    old, new = entry(seq=1), entry(seq=2, exp=EXP + 1)
+    assert all(watching.validate(old) for _ in range(5))
+    assert len(looks) == 1
+    assert watching.validate(new)
+    assert not watching.validate(old)
+    watching.book.know(digest_of("run"), RunRules(Admission(policy="list", keys=(person(2).peer_id,))))
+    assert not watching.validate(new)
+    assert "not admitted" in watching.refusals[-1]
+    watching.book.know(digest_of("run"), RunRules(Admission(policy="open")))
+    assert watching.validate(new)
+    now[0] = EXP + 1
+    assert not watching.validate(new)
+    assert "expired" in watching.refusals[-1]
