@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from paris.protocol import envelope
 from paris.protocol.book import RecordBook
 from paris.protocol.digests import sha256_of
 from paris.protocol.identity import Identity
-from paris.protocol.manifest import describe
+from paris.protocol.manifest import FileEntry, describe
 from paris.protocol.records import Claim, record_key
 from paris.protocol.transport.daemon import meet, start_daemon, stop_daemon
 from paris.protocol.transport.dht import REPLICAS, Swarm
@@ -50,6 +51,7 @@ def run(*, quick: bool) -> list[Row]:
             ),
             survival(Path(folder), peers=4 if quick else 16, records=3 if quick else 40),
             *transfer(Path(folder), size_bytes=(5 if quick else 256) * 2**20, repeats=1 if quick else 7),
+            *light_transfer(Path(folder), size_bytes=(1 if quick else 32) * 2**20, repeats=1 if quick else 5),
         ]
 
 
@@ -258,6 +260,45 @@ def transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
                 **shared,
             ),
         ]
+
+
+def light_transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
+    """A file through the light client, beside a bare stream of py-libp2p; nothing where that is not installed."""
+    if not importlib.util.find_spec("libp2p"):
+        return []
+    served, content = folder / "served to the light client", os.urandom(size_bytes)
+    served.write_bytes(content)
+    entry = describe("weights.safetensors", [content])
+    with _blob_server(served, PROVIDERS) as address, _light_client(address, entry, folder) as light:
+        row = compare(
+            "fetch a file with the light client: verified, on disk, fsync",
+            lambda: light("fetch"),
+            lambda: light("bare"),
+            against="bare py-libp2p stream, bytes thrown away",
+            work=size_bytes / 1e6,
+            unit="MB",
+            repeats=repeats,
+            note="two processes on loopback; Noise and the multiplexer are pure Python",
+        )
+    return [row]
+
+
+@contextlib.contextmanager
+def _light_client(address: str, entry: FileEntry, folder: Path) -> Iterator[Callable[[str], None]]:
+    """Give orders to a `benchmarks.light` process."""
+    command = [sys.executable, "-m", "benchmarks.light", address, entry.model_dump_json(), str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        told, answers = process.stdin, process.stdout
+
+        def order(word: str) -> None:
+            told.write(f"{word}\n")
+            told.flush()
+            assert int(answers.readline()) == entry.size
+
+        yield order
+        process.communicate()
 
 
 async def _bare_fetch(client: Swarm, provider: str, keep: Path | None) -> tuple[int, str]:
