@@ -1,16 +1,15 @@
 """The repositories of the loopback Hub: commits and contents in a folder, so that they survive a kill.
 
     objects/<sha256>                          every content, once
-    repositories/<type>/<owner>/<name>.json   {"private", "commits": [{"oid", "parent", "title", "files": {path: file}}]}
+    repositories/<type>/<owner>/<name>.json   {"private", "commits": [{"oid", "parent", "title", "files"}]}
 
-A file is {"sha256", "size", "blob" (git's SHA-1), "lfs": bool}.
+Files are by path. A file is {"sha256", "size", "blob" (git's SHA-1), "lfs": bool}.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +106,7 @@ class Disk:
     def _write(self, path: Path, data: bytes) -> None:
         temporary = self.scratch()
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def git_blob(data: bytes) -> str:

@@ -93,7 +93,7 @@ class Answer(BaseHTTPRequestHandler):
 
     def _readable(self, kind: str, name: str) -> None:
         user, disk = self._user(), self.server.disk
-        if not disk.exists(kind, name) or (disk.is_private(kind, name) and user != name.split("/")[0]):
+        if not disk.exists(kind, name) or (disk.is_private(kind, name) and user != owner_of(name)):
             raise RefusalError(404 if user else 401, "RepoNotFound", "Repository not found")
 
     def _writable(self, kind: str, name: str) -> None:
@@ -101,7 +101,7 @@ class Answer(BaseHTTPRequestHandler):
         user = self._user()
         if user is None:
             raise RefusalError(401, "", "Invalid username or password.")
-        if user != name.split("/")[0]:
+        if user != owner_of(name):
             raise RefusalError(403, "", f"Forbidden: you must have write access to {name}")
 
     # What is asked.
@@ -119,7 +119,7 @@ class Answer(BaseHTTPRequestHandler):
         kind = f"{asked.get('type') or 'model'}s"
         name = f"{asked.get('organization') or user}/{asked['name']}"
         if not name.startswith(f"{user}/"):
-            raise RefusalError(403, "", f"You don't have the rights to create a model under {name.split('/')[0]}")
+            raise RefusalError(403, "", f"You don't have the rights to create a model under {owner_of(name)}")
         url = f"{self.server.endpoint}/{'' if kind == 'models' else kind + '/'}{name}"
         with self.server.disk.lock:
             if self.server.disk.exists(kind, name):
@@ -157,7 +157,8 @@ class Answer(BaseHTTPRequestHandler):
         asked, server = json.loads(self._body()), self.server
         objects = [self._upload_of(item["oid"], item["size"]) for item in asked["objects"]]
         new_bytes = sum(item["size"] for item in objects if "actions" in item)
-        if server.quota_bytes is not None and new_bytes + self._stored_bytes(name.split("/")[0]) > server.quota_bytes:
+        stored_bytes = self._stored_bytes(owner_of(name))
+        if server.quota_bytes is not None and new_bytes + stored_bytes > server.quota_bytes:
             message = "Storage limit reached, please upgrade your plan to increase your storage limit."
             raise RefusalError(403, "", message)
         self._send_json({"transfer": "basic", "objects": objects})
@@ -223,7 +224,7 @@ class Answer(BaseHTTPRequestHandler):
         if oid and found != oid:
             temporary.unlink()
             raise RefusalError(400, "", "the content does not match its SHA-256")
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def commit(self, kind: str, name: str, revision: str) -> None:
         """Apply the operations to the head of the branch, if it is still the one the client started from."""
@@ -272,7 +273,7 @@ class Answer(BaseHTTPRequestHandler):
             for p, f in commit.files.items()
         ]
         self._send_json({
-            "_id": name_id, "id": name, "modelId": name, "author": name.split("/")[0], "sha": commit.oid,
+            "_id": name_id, "id": name, "modelId": name, "author": owner_of(name), "sha": commit.oid,
             "private": self.server.disk.is_private(kind, name), "gated": False, "disabled": False, "tags": [],
             "downloads": 0, "likes": 0, "siblings": siblings, "createdAt": "2026-01-01T00:00:00.000Z",
             "lastModified": "2026-01-01T00:00:00.000Z",
@@ -417,6 +418,11 @@ class Answer(BaseHTTPRequestHandler):
         with path.open("rb") as file:
             while begin < end:
                 begin += os.sendfile(self.connection.fileno(), file.fileno(), begin, end - begin)
+
+
+def owner_of(name: str) -> str:
+    """Who a repository belongs to."""
+    return name.partition("/")[0]
 
 
 def _kind(found: re.Match[str]) -> dict[str, str]:

@@ -4,8 +4,8 @@ Regular files and LFS (one part or several), commits with `parent_commit` as com
 with ETag, redirect to another host name and ranges, tokens, private repositories, a storage quota, faults on request.
 Xet is not served: a client that has `hf_xet` installed is to be run with HF_HUB_DISABLE_XET=1.
 
-In a test: `with LoopbackHub(folder) as hub`. As a process of its own: `python tests/hub/run_hub.py FOLDER`, which prints
-{"endpoint": ...}; it takes faults at PUT /-/faults and tells what it was asked at GET /-/requests.
+In a test: `with LoopbackHub(folder) as hub`. As a process of its own: `python tests/hub/run_hub.py FOLDER`, which
+prints {"endpoint": ...}; it takes faults at PUT /-/faults and tells what it was asked at GET /-/requests.
 """
 
 from __future__ import annotations

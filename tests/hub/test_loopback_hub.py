@@ -1,4 +1,4 @@
-"""The real `huggingface_hub` client against the loopback Hub: what it does for us on the Hub works here, and fails alike."""
+"""The real `huggingface_hub` client against the loopback Hub: what works on the Hub works here, what fails fails alike."""
 
 from __future__ import annotations
 
