@@ -24,6 +24,20 @@ SINGLE: Final = "single"
 PER_BLOCK: Final = "per-block"
 MODULATIONS: Final = (SINGLE, PER_BLOCK)
 
+LARGEST: Final = {
+    "channels": 1024,
+    "height": 4096,
+    "patch": 256,
+    "width": 16384,
+    "depth": 256,
+    "heads": 256,
+    "mlp_ratio": 64,
+    "text_dim": 65536,
+    "clusters": 4096,
+}
+"""Largest sizes a network is built with. Far above any preset: a config.json that asks for a million blocks, which
+would take hours to build even without memory for their numbers, comes from somebody hostile."""
+
 
 class Block(nn.Module):
     """Self-attention, cross-attention on text where there is any, perceptron.
@@ -86,6 +100,22 @@ class Block(nn.Module):
             return (self.scale_shift_table + condition).chunk(6, dim=1)
         own: Tensor = self.modulation(functional.silu(condition))
         return own[:, None].chunk(6, dim=-1)
+
+
+def require_bounded(network: str, **sizes: float) -> None:
+    """Refuse sizes no network can be built with, before anything is built.
+
+    Raises:
+        ValueError: a size is no number, none that a network can have, or beyond `LARGEST`.
+    """
+    for name, size in sizes.items():
+        kinds = (int, float) if name == "mlp_ratio" else (int,)
+        least = 0 if name in {"text_dim", "mlp_ratio"} else 1
+        if type(size) not in kinds or not least <= size <= LARGEST[name]:
+            raise ValueError(
+                f"A {network} with a {name} of {size!r:.80} cannot be built: it is a number from {least} to "
+                f"{LARGEST[name]}. Correct the preset, or take no config.json from whoever wrote this one."
+            )
 
 
 def require_sound(

@@ -15,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paris.models.blocks import SINGLE, Block, grid_of, require_sound
+from paris.models.blocks import SINGLE, Block, grid_of, require_bounded, require_sound
 from paris.models.layers import TimeEmbedding, initialise_linear, modulate, patchify, unpatchify
 from paris.models.positions import LEARNED, ROTARY, resized, rotation
 
@@ -44,7 +44,7 @@ class DiT(ModelMixin, ConfigMixin):
         qk_norm: normalise queries and keys of all attentions.
 
     Raises:
-        ValueError: where height and patch, or width and heads, do not divide, or a wiring has no such name.
+        ValueError: no network has such sizes or such a wiring; said before anything is built.
     """
 
     _supports_gradient_checkpointing = True
@@ -69,6 +69,10 @@ class DiT(ModelMixin, ConfigMixin):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
+        require_bounded(
+            "DiT", channels=channels, height=height, patch=patch, width=width, depth=depth, heads=heads,
+            mlp_ratio=mlp_ratio, text_dim=text_dim,
+        )  # fmt: skip
         require_sound(
             "DiT", height=height, patch=patch, width=width, heads=heads, positions=positions, modulation=modulation
         )

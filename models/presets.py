@@ -1,4 +1,13 @@
-"""Named sizes of expert, router and picture. A genesis names one; config.json files carry the numbers themselves."""
+"""Named sizes of expert, router and picture. A genesis names one; config.json files carry the numbers themselves.
+
+Parameters of the large ones, as tests/models/test_presets.py counts them: dit-xl-2 605.97 M and router-b-2 129.14 M
+are those of the released Paris weights. A DiT-B/2 of the same wiring (one projection of the time for all blocks,
+cross-attention on text) has 118.57 M, and that is `dit-b-2`. The paper gives its DiT-B/2 experts 129 M, 1.03 B for
+eight, without their wiring. DiT's own comes to that: a projection of the condition in every block, no cross-attention,
+one text vector (here the mean of the tokens) added to the time: 129.14 M, eight of them 1.033 B. That is
+`dit-b-2-pooled`; that it is what the paper trained is our guess. With both, cross-attention and a projection a block,
+it would be 157.49 M.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +27,7 @@ class Preset:
         picture_px: side of the picture a codec makes of it.
         codec: kind of codec, see `paris.models.latents`.
         text_tokens: text tokens L that cross-attention sees.
+        purpose: what it is for, in a few words.
     """
 
     name: str
@@ -27,6 +37,7 @@ class Preset:
     picture_px: int
     codec: str
     text_tokens: int
+    purpose: str
 
 
 _MINILM = {"text_dim": 384}
@@ -34,6 +45,7 @@ _CLIP_L = {"text_dim": 768}
 _PIXELS = {"channels": 3, "height": 32}
 _SMALL_LATENTS = {"channels": 8, "height": 8}
 _SD_LATENTS = {"channels": 4, "height": 32}
+_DIT_S = {"patch": 2, "width": 384, "depth": 12, "heads": 6}
 _DIT_B = {"patch": 2, "width": 768, "depth": 12, "heads": 12}
 _DIT_XL = {"patch": 2, "width": 1152, "depth": 28, "heads": 16}
 _SMALL_ROUTER = {"width": 128, "depth": 3, "heads": 2}
@@ -52,6 +64,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=32,
             codec="pixels",
             text_tokens=16,
+            purpose="tests: trains in a minute and draws nothing worth seeing",
         ),
         Preset(
             name="tiny",
@@ -61,6 +74,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=32,
             codec="autoencoder-tiny",
             text_tokens=16,
+            purpose="a CPU; brings its autoencoder and a trained start",
         ),
         Preset(
             name="tiny-pixels",
@@ -70,6 +84,17 @@ PRESETS: dict[str, Preset] = {
             picture_px=32,
             codec="pixels",
             text_tokens=16,
+            purpose="a CPU, without an autoencoder",
+        ),
+        Preset(
+            name="dit-s-2",
+            expert={**_SD_LATENTS, **_CLIP_L, **_DIT_S},
+            router={**_SD_LATENTS, **_CLIP_L, **_DIT_S},
+            shape=(4, 32, 32),
+            picture_px=256,
+            codec="autoencoder-kl",
+            text_tokens=77,
+            purpose="a small GPU; the released wiring at DiT-S/2",
         ),
         Preset(
             name="dit-b-2",
@@ -79,6 +104,17 @@ PRESETS: dict[str, Preset] = {
             picture_px=256,
             codec="autoencoder-kl",
             text_tokens=77,
+            purpose="a GPU; the released wiring at DiT-B/2",
+        ),
+        Preset(
+            name="dit-b-2-pooled",
+            expert={**_SD_LATENTS, **_CLIP_L, **_DIT_B, "modulation": "per-block", "text": "pooled"},
+            router={**_SD_LATENTS, **_CLIP_L, **_DIT_B},
+            shape=(4, 32, 32),
+            picture_px=256,
+            codec="autoencoder-kl",
+            text_tokens=77,
+            purpose="a GPU; the size the paper gives its DiT-B/2 experts",
         ),
         Preset(
             name="dit-xl-2",
@@ -88,7 +124,15 @@ PRESETS: dict[str, Preset] = {
             picture_px=256,
             codec="autoencoder-kl",
             text_tokens=77,
+            purpose="a large GPU; the released Paris experts",
         ),
     )
 }
 """Every preset by name."""
+
+ROUTERS: dict[str, dict[str, Any]] = {"router-b-2": {**_SD_LATENTS, **_DIT_B, "text_dim": 0}}
+"""Routers of no preset, as keyword arguments of `Router` without `clusters`. router-b-2, with 8 clusters, is the
+released Paris router, which sees no text; a run's own router does."""
+
+RELEASED_CLUSTERS = 8
+"""Experts of the Paris release, and rows of its router's head."""

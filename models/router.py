@@ -15,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paris.models.blocks import PER_BLOCK, Block, grid_of, require_sound
+from paris.models.blocks import PER_BLOCK, Block, grid_of, require_bounded, require_sound
 from paris.models.layers import TimeEmbedding, initialise_linear, patchify
 from paris.models.positions import LEARNED, ROTARY, resized, rotation
 
@@ -37,7 +37,7 @@ class Router(ModelMixin, ConfigMixin):
         qk_norm: normalise queries and keys.
 
     Raises:
-        ValueError: where height and patch, or width and heads, do not divide, or positions have no such name.
+        ValueError: no network has such sizes or such a wiring; said before anything is built.
     """
 
     _supports_gradient_checkpointing = True
@@ -61,6 +61,10 @@ class Router(ModelMixin, ConfigMixin):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
+        require_bounded(
+            "Router", channels=channels, height=height, patch=patch, width=width, depth=depth, heads=heads,
+            clusters=clusters, mlp_ratio=mlp_ratio, text_dim=text_dim,
+        )  # fmt: skip
         require_sound("Router", height=height, patch=patch, width=width, heads=heads, positions=positions)
         self.patch, self.head_width = patch, width // heads
         self.gradient_checkpointing = False

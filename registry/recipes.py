@@ -51,7 +51,9 @@ PLANS: dict[str, Plan] = {
     "micro": Plan(_recipe(_EXPERT, 60, 8, "0.001", "fp32"), _recipe(_ROUTER, 60, 16, "0.002", "fp32")),
     "tiny": Plan(_recipe(_EXPERT, 20_000, 128, "0.0006"), _recipe(_ROUTER, 4_000, 128, "0.001")),
     "tiny-pixels": Plan(_recipe(_EXPERT, 40_000, 128, "0.0006"), _recipe(_ROUTER, 4_000, 128, "0.001")),
+    "dit-s-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
     "dit-b-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
+    "dit-b-2-pooled": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
     "dit-xl-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
 }
 """The default plan of every preset; the large ones take learning rate and batch from DDM (arXiv 2501.05450)."""
