@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import stat
 import subprocess
@@ -196,3 +197,12 @@ def test_grid_holds_every_picture(tmp_path: Path) -> None:
         found = {pixel for _, pixel in read.getcolors(1 << 20)}
     assert {(255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 0)} <= found
     assert sheet.width >= 2 * CELL_PX
+
+
+def test_the_page_of_settings_names_each_of_them_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    cells = [row.split("|") for row in page.splitlines() if row.startswith("| `")]
+    defaults = {name.strip(" `"): row[-2].strip(" `") for row in cells for name in row[1].split(",")}
+    settable = {field.name for field in dataclasses.fields(Settings)} - {"home", "asked_peers"}
+    values = {name: getattr(Settings(), name) for name in settable}
+    assert defaults == {name: "none" if value in ("", ()) else str(value).lower() for name, value in values.items()}
