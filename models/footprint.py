@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from paris.models.flops import shape_of, training_flops
+from paris.models.flops import shape_of
 
 FP32_BYTES, BF16_BYTES = 4, 2
 
@@ -56,26 +57,24 @@ def footprint(kind: Any, arguments: Mapping[str, Any], inputs: tuple[Tensor, ...
         arguments: its keyword arguments, with a `depth`.
         inputs: a batch of what its forward takes, of any size; the values do not matter.
     """
-    sample = shape_of(inputs)
-    one, two = ({**arguments, "depth": depth} for depth in (1, 2))
-    networks = [_on_meta(kind, shallow) for shallow in (one, two)]
-    further = int(arguments["depth"]) - 1
+    sample, further = shape_of(inputs), int(arguments["depth"]) - 1
+    networks = [_on_meta(kind, {**arguments, "depth": depth}) for depth in (1, 2)]
+    (flat, flat_flops), (taller, taller_flops) = (step_needs(network, sample) for network in networks)
 
     def rising(first: float, second: float) -> int:
         return round(first + further * (second - first))
 
     patches = (int(arguments["height"]) // int(arguments["patch"])) ** 2
-    flat, taller = (activations(network, sample) for network in networks)
     return Footprint(
         parameters=rising(*(sum(parameter.numel() for parameter in network.parameters()) for network in networks)),
-        flops=rising(*(training_flops(kind, shallow, sample) for shallow in (one, two))),
+        flops=rising(flat_flops, taller_flops),
         activations_bytes=rising(flat, taller),
         checkpointed_bytes=flat + further * patches * int(arguments["width"]) * FP32_BYTES,
     )
 
 
-def activations(network: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Run forward and backward once and return the bytes forward keeps for backward, weights not counted.
+def step_needs(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, float]:
+    """Run forward and backward once: the bytes forward keeps for backward, weights not counted, and the FLOPs of both.
 
     Attention is counted as the fused kernels do it, which keep no T x T matrix.
     """
@@ -88,9 +87,10 @@ def activations(network: nn.Module, inputs: tuple[Tensor, ...]) -> int:
             kept[address] = storage
         return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved), _FusedAttention():
+    attention, products = _FusedAttention(), FlopCounterMode(display=False)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved), attention, products:
         network(*inputs).sum().backward()
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in kept.values()), products.get_total_flops() + attention.flops
 
 
 class _Fused(torch.autograd.Function):
@@ -110,11 +110,16 @@ class _Fused(torch.autograd.Function):
 class _FusedAttention(TorchFunctionMode):
     """Put `_Fused` in the place of PyTorch's attention, which without a device would choose the unfused one."""
 
+    flops = 0
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is functional.scaled_dot_product_attention:
-            return _Fused.apply(*args[:3])
+            q, k, v = args[:3]
+            # Two products of T x S x width a head forward, twice as many backward, two operations a multiply-add.
+            self.flops += 12 * q.numel() * k.shape[-2]
+            return _Fused.apply(q, k, v)
         return func(*args, **(kwargs or {}))
 
 

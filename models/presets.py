@@ -64,7 +64,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=32,
             codec="pixels",
             text_tokens=16,
-            purpose="tests: trains in a minute and draws nothing worth seeing",
+            purpose="tests",
         ),
         Preset(
             name="tiny",
@@ -74,7 +74,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=32,
             codec="autoencoder-tiny",
             text_tokens=16,
-            purpose="a CPU; brings its autoencoder and a trained start",
+            purpose="a CPU; brings all it needs",
         ),
         Preset(
             name="tiny-pixels",
@@ -84,7 +84,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=32,
             codec="pixels",
             text_tokens=16,
-            purpose="a CPU, without an autoencoder",
+            purpose="a CPU, no autoencoder",
         ),
         Preset(
             name="dit-s-2",
@@ -94,7 +94,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=256,
             codec="autoencoder-kl",
             text_tokens=77,
-            purpose="a small GPU; the released wiring at DiT-S/2",
+            purpose="a small GPU",
         ),
         Preset(
             name="dit-b-2",
@@ -104,7 +104,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=256,
             codec="autoencoder-kl",
             text_tokens=77,
-            purpose="a GPU; the released wiring at DiT-B/2",
+            purpose="a GPU",
         ),
         Preset(
             name="dit-b-2-pooled",
@@ -114,7 +114,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=256,
             codec="autoencoder-kl",
             text_tokens=77,
-            purpose="a GPU; the size the paper gives its DiT-B/2 experts",
+            purpose="a GPU; the paper's 129 M",
         ),
         Preset(
             name="dit-xl-2",
@@ -124,7 +124,7 @@ PRESETS: dict[str, Preset] = {
             picture_px=256,
             codec="autoencoder-kl",
             text_tokens=77,
-            purpose="a large GPU; the released Paris experts",
+            purpose="a large GPU; Paris's experts",
         ),
     )
 }

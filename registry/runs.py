@@ -68,7 +68,8 @@ class Choices:
             UsageError: there is no such preset.
         """
         if preset not in PLANS:
-            raise UsageError(f"there is no preset {preset!r}", hint=f"Choose one of {', '.join(PLANS)}.")
+            choice = f"Choose one of {', '.join(PLANS)}; `paris-node models` says what each needs."
+            raise UsageError(f"there is no preset {preset!r} to make a run of", hint=choice)
         start = "base" if preset == "tiny" else "scratch"
         return cls(name, clusters, preset, "text", start, (), PLANS[preset])
 

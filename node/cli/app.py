@@ -9,7 +9,7 @@ import warnings
 import typer
 from rich.logging import RichHandler
 
-from paris.node.cli import audit, credentials, demo, distill, doctor, fetch, generate, key, run, start, status
+from paris.node.cli import audit, credentials, demo, distill, doctor, fetch, generate, key, models, run, start, status
 from paris.node.console import err
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("audit")(audit.audit)
 for command in (credentials.delegate, credentials.rotate, credentials.accept):
     key.app.command()(command)
 app.add_typer(key.app, name="key")
+app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
 

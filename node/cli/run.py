@@ -23,7 +23,7 @@ def create(
     ],
     clusters: Annotated[int, typer.Option("--clusters", min=1, max=4096, help="How many experts.")] = 8,
     model: Annotated[
-        str, typer.Option("--model", help="Preset: tiny, tiny-pixels, dit-b-2, dit-xl-2, or micro (for tests).")
+        str, typer.Option("--model", help="Preset, such as tiny or dit-xl-2; `paris-node models` lists them.")
     ] = "tiny",
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     codec: Annotated[

@@ -1,0 +1,143 @@
+"""`paris-node models`: every preset, how large it is, what it needs and what can be done with it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from paris.node.cli.options import JsonOption
+from paris.node.console import emit, err, errors_to_exit_codes, out
+
+app = typer.Typer(help="Networks: what there is, and what it needs.", invoke_without_command=True)
+
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Samples that are in memory at once in training.")]
+CODEC_HINT = "--codec FOLDER, an AutoencoderKL as diffusers saves it, such as stabilityai/sd-vae-ft-mse"
+
+
+@app.callback()
+def models(context: typer.Context, batch: BatchOption = 1, json: JsonOption = False) -> None:
+    """List every preset: parameters, memory for weights and for training, picture size, and what it is for."""
+    if context.invoked_subcommand is not None:
+        return
+    with errors_to_exit_codes(as_json=json):
+        rows = catalogue(batch)
+        if json:
+            emit(rows)
+            return
+        out.print(models_table(rows))
+        err.print(f"weights: bf16. training: all state, fp32. a batch: activations of {batch} in bf16.", markup=False)
+        for need in dict.fromkeys(need for row in rows for need in row["needs"]):
+            names = ", ".join(row["name"] for row in rows if need in row["needs"])
+            err.print(f"{names} need {need}", markup=False)
+
+
+def catalogue(batch: int = 1) -> list[dict[str, Any]]:
+    """Every preset, and every router that belongs to none, with what it needs for training on a batch."""
+    from paris.models.presets import PRESETS, ROUTERS
+
+    experts = [_expert_row(preset, batch) for preset in PRESETS.values()]
+    return experts + [_router_row(name, arguments, batch) for name, arguments in ROUTERS.items()]
+
+
+def _expert_row(preset: Any, batch: int) -> dict[str, Any]:
+    import torch
+
+    from paris.models.dit import DiT
+    from paris.models.footprint import footprint
+    from paris.models.presets import TEXT_ENCODERS
+    from paris.registry.recipes import PLANS
+
+    width = preset.expert["text_dim"]
+    words = torch.empty(1, preset.text_tokens, width)
+    sample = torch.empty(1, *preset.shape), torch.empty(1), words, torch.ones(1, preset.text_tokens).bool()
+    kind, name = TEXT_ENCODERS[width]
+    needs = [CODEC_HINT] if preset.codec == "autoencoder-kl" else []
+    if kind != "minilm":
+        needs.append(f"the text encoder {name}, which is fetched from the Hugging Face Hub once")
+    return {
+        "name": preset.name,
+        "kind": "expert",
+        **_needs(footprint(DiT, preset.expert, sample), batch),
+        "for": preset.purpose,
+        "run_create": preset.name in PLANS,
+        "needs": needs,
+        "latent": list(preset.shape),
+        "picture_px": preset.picture_px,
+        "codec": preset.codec,
+        "text": {"kind": kind, "name": name, "tokens": preset.text_tokens, "width": width},
+        "network": preset.expert,
+        "router": _router_needs({**preset.router, "clusters": 8}, batch),
+    }
+
+
+def _router_row(name: str, arguments: dict[str, Any], batch: int) -> dict[str, Any]:
+    from paris.models.presets import RELEASED_CLUSTERS
+
+    arguments = {**arguments, "clusters": RELEASED_CLUSTERS}
+    return {
+        "name": name,
+        "kind": "router",
+        **_router_needs(arguments, batch),
+        "for": "the Paris release; runs have routers that hear text",
+        "run_create": False,
+        "needs": [],
+        "latent": [arguments["channels"], arguments["height"], arguments["height"]],
+        "network": arguments,
+    }
+
+
+def _router_needs(arguments: dict[str, Any], batch: int) -> dict[str, Any]:
+    return _needs(_router_footprint(tuple(sorted(arguments.items()))), batch)
+
+
+@functools.cache
+def _router_footprint(arguments: tuple[tuple[str, Any], ...]) -> Any:
+    """Counted once: presets share routers."""
+    import torch
+
+    from paris.models.footprint import footprint
+    from paris.models.router import Router
+
+    named = dict(arguments)
+    channels, side = named["channels"], named["height"]
+    sample = torch.empty(1, channels, side, side), torch.empty(1), torch.empty(1, named["text_dim"])
+    return footprint(Router, named, sample)
+
+
+def _needs(found: Any, batch: int) -> dict[str, Any]:
+    kept, checkpointed = batch * found.activations_bytes, batch * found.checkpointed_bytes
+    return {
+        "parameters": found.parameters,
+        "weights_bytes": found.weights_bytes,
+        "training_bytes": {**found.training_bytes, "total": sum(found.training_bytes.values())},
+        "batch": batch,
+        "activations_bytes": {"fp32": kept, "bf16": kept // 2},
+        "checkpointed_activations_bytes": {"fp32": checkpointed, "bf16": checkpointed // 2},
+        "flops_a_sample": found.flops,
+    }
+
+
+def models_table(rows: list[dict[str, Any]]) -> Table:
+    """The catalogue for people, one row a network."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "parameters", "weights", "training", "a batch", "picture", "for"):
+        table.add_column(column, justify="left" if column in {"name", "for"} else "right", no_wrap=column != "for")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['parameters'] / 1e6:.2f} M",
+            size(row["weights_bytes"]["bf16"]),
+            size(row["training_bytes"]["total"]),
+            size(row["activations_bytes"]["bf16"]),
+            f"{row['picture_px']} px" if "picture_px" in row else "",
+            row["for"],
+        )
+    return table
+
+
+def size(count_bytes: int) -> str:
+    """A number of bytes for people, in decimal units."""
+    return f"{count_bytes / 1e9:.2f} GB" if count_bytes >= 1e9 else f"{count_bytes / 1e6:.1f} MB"
