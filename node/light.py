@@ -29,7 +29,7 @@ from paris.protocol.transport import fetch
 from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.protocol.transport.records import MOST_SLOTS, RecordStream
 from paris.protocol.transport.streams import STALL_S, Streams
-from paris.protocol.validation import UNKNOWN_RUN, check_record
+from paris.protocol.validation import UNKNOWN_RUN, RunRules, check_record
 from paris.registry.library import Library, Progress
 from paris.registry.runkey import RunKey
 
@@ -82,6 +82,25 @@ class LightNetwork:
         Raises:
             NetworkError: no node answers.
         """
+        await self._look(kind, run, slot)
+        found = (received.record for received in self.book.slot(record_key(kind, run, slot), self._clock()))
+        return sorted(found, key=lambda record: record.signer)
+
+    async def envelopes(self, kind: str, run: str, slot: str) -> list[bytes]:
+        """Return the same as signed bytes.
+
+        Raises:
+            NetworkError: no node answers.
+        """
+        await self._look(kind, run, slot)
+        return [received.envelope for received in self.book.slot(record_key(kind, run, slot), self._clock())]
+
+    def know(self, run: str, rules: RunRules) -> None:
+        """Check records of a run by these rules from now on."""
+        self.book.know(run, rules)
+
+    async def _look(self, kind: str, run: str, slot: str) -> None:
+        """Ask for a slot, together with whatever else is being asked for now."""
         question = self._questions.get((kind, run))
         if question is None or len(question.slots) >= MOST_SLOTS:
             question = self._questions[kind, run] = _Question(kind, run)
@@ -89,8 +108,6 @@ class LightNetwork:
         question.slots.append(slot)
         assert question.answered
         await asyncio.shield(question.answered)
-        found = (received.record for received in self.book.slot(record_key(kind, run, slot), self._clock()))
-        return sorted(found, key=lambda record: record.signer)
 
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """Return a small blob; every node we know is asked after the named providers."""

@@ -23,6 +23,7 @@ from paris.protocol.records import Record
 from paris.protocol.transport import blobs, fetch, records
 from paris.protocol.transport.dht import Swarm
 from paris.protocol.transport.rate import UNLIMITED, Throttle
+from paris.protocol.validation import RunRules
 from paris.registry.atomic import write_bytes
 from paris.registry.library import Library, Progress
 from paris.registry.runkey import RunKey
@@ -37,6 +38,14 @@ class SwarmNetwork:
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Return the newest valid record of every signer in one slot."""
         return await self._swarm.records(kind, run, slot)
+
+    async def envelopes(self, kind: str, run: str, slot: str) -> list[bytes]:
+        """Return the same as signed bytes."""
+        return await self._swarm.envelopes(kind, run, slot)
+
+    def know(self, run: str, rules: RunRules) -> None:
+        """Check records of a run by these rules from now on."""
+        self._swarm.book.know(run, rules)
 
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """Return a small blob; every peer we are connected to is asked after the named providers."""

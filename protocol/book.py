@@ -16,7 +16,7 @@ from paris.protocol.credentials import Moved
 from paris.protocol.errors import RecordError, SignatureError
 from paris.protocol.limits import LIMITS
 from paris.protocol.records import Head, record_key
-from paris.protocol.validation import UNKNOWN_RUN, Received, RunRules
+from paris.protocol.validation import UNKNOWN_RUN, Received, RunRules, check_admitted, check_head
 
 NOBODY = ""
 """Where a name went that two keys claim to carry on: to neither, until the curators say."""
@@ -93,20 +93,28 @@ class RecordBook:
     _count: int = 0
 
     def know(self, run: str, rules: RunRules) -> None:
-        """Take in what a verified genesis, or a newer version of it, says.
+        """Take in what a verified genesis, a newer version of it, or an admission list says.
 
-        Under other curators heads begin anew: whoever took the old ones' keys could have counted to the end.
+        Under other curators heads begin anew: whoever took the old ones' keys could have counted to the end. What does
+        not hold under these rules is forgotten: heads nobody could check before, claims of keys that were shut out.
         """
         before = self.rules.get(run)
+        if before == rules:
+            return
         if before and before.curators != rules.curators:
             self._heads.pop(record_key("head", run), None)
         self.rules[run] = rules
-        known = [place for place in self._strangers if self._slots[place[0]][place[1]].record.run == run]
-        for place in known:
-            del self._strangers[place]
+        for key, signers in list(self._slots.items()):
+            for signer, received in list(signers.items()):
+                if received.record.run == run:
+                    self._strangers.pop((key, signer), None)
+                    if not _holds(received, rules):
+                        self._forget(key, signer)
 
     def offer(self, received: Received, now_s: float) -> None:
-        """Remember a record, or refuse it in view of what is known. Offering the same bytes again changes nothing.
+        """Remember a record, or refuse it in view of what is known. Offering the same again changes nothing.
+
+        The same says the payload: a head that other curators signed too has other bytes, and says nothing else.
 
         Raises:
             RecordError: A lower sequence number, the same one with other bytes, a larger one without a later
@@ -115,7 +123,7 @@ class RecordBook:
         """
         self._check_moves(received)
         known = self.newest(received.key, received.record.signer)
-        if known and known.digest == received.digest:
+        if known and known.record == received.record:
             return
         if known and known.record.exp > now_s:
             self._compare(known, received)
@@ -266,7 +274,8 @@ class RecordBook:
         if received.record.signer == self.own:
             return 0
         listed = rules.admission.policy == "list" and rules.admission.admits(received.authority.name)
-        if listed or rules.binds(received.record):
+        by_curator = received.record.kind == "head" and rules.curators and received.record.signer in rules.curators.keys
+        if listed or by_curator or rules.binds(received.record):
             return 1
         return 2 if received.authority.name in self.proven else 3
 
@@ -288,3 +297,12 @@ class RecordBook:
         self._evidence.pop((key, name), None)
         self._strangers.pop((key, name), None)
         self._count -= 1
+
+
+def _holds(received: Received, rules: RunRules) -> bool:
+    try:
+        check_head(received.record, received.signers, rules)
+        check_admitted(received.record, received.authority.name, rules)
+    except SignatureError:
+        return False
+    return True

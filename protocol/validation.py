@@ -55,12 +55,14 @@ class Received:
         envelope: The bytes that were verified.
         digest: Digest of these bytes.
         authority: Under which name its signer acts.
+        signers: Everybody whose signature it carries; only heads have several.
     """
 
     record: Record
     envelope: bytes
     digest: str
     authority: Authority
+    signers: frozenset[str]
 
     @property
     def key(self) -> str:
@@ -86,13 +88,40 @@ def check_record(value: bytes, now_s: float, rules: Mapping[str, RunRules]) -> R
     record = parse_record(kind, verified.payload)
     _check_times(record, now_s)
     known = rules.get(record.run, UNKNOWN_RUN)
-    _check_signers(record, verified, known)
+    _check_signers(record, verified)
+    check_head(record, verified.signers, known)
     credentials = tuple(strict_json.dumps(credential) for credential in record.credentials)
     acting = authority(record.signer, credentials, record.run, now_s, known.curators)
-    if kind == "claim" and not known.admission.admits(acting.name):
-        hint = "ask a curator to admit the key; only listed keys can train here"
-        raise SignatureError(f"{acting.name} is not admitted to this run", "the run lists its contributors", hint)
-    return Received(record, value, verified.digest, acting)
+    check_admitted(record, acting.name, known)
+    return Received(record, value, verified.digest, acting, verified.signers)
+
+
+def check_head(record: Record, signers: frozenset[str], known: RunRules) -> None:
+    """Raise unless a head is signed by enough curators and by nobody else; other records pass.
+
+    A head of a version that is not known yet passes too, for its curators may be others: whoever reads it finds that
+    version, checks that it follows from the known one, and reads again.
+
+    Raises:
+        SignatureError: Too few curators signed, or a stranger did.
+    """
+    if not (known.curators and known.binds(record)):
+        return
+    if strangers := signers - set(known.curators.keys):
+        raise SignatureError(f"{', '.join(sorted(strangers))} signed this head", "the genesis names other curators")
+    known.curators.check(signers, "this head")
+
+
+def check_admitted(record: Record, name: str, known: RunRules) -> None:
+    """Raise where a claim is made under a name that is not admitted; other records pass.
+
+    Raises:
+        SignatureError: It is not admitted.
+    """
+    if record.kind == "claim" and not known.admission.admits(name):
+        why = "the run lists its contributors" if known.admission.policy == "list" else "the curators shut it out"
+        hint = "ask a curator to admit the key; only admitted keys can train here"
+        raise SignatureError(f"{name} is not admitted to this run", why, hint)
 
 
 def _check_times(record: Record, now_s: float) -> None:
@@ -109,17 +138,9 @@ def _check_times(record: Record, now_s: float) -> None:
         )
 
 
-def _check_signers(record: Record, verified: Verified, known: RunRules) -> None:
-    """A head is signed by curators, one of whom publishes it; every other record by its signer alone.
-
-    A head of a version that is not known yet is let pass, for its curators may be others: whoever reads it finds that
-    version, checks that it follows from the known one, and reads again.
-    """
+def _check_signers(record: Record, verified: Verified) -> None:
+    """Every record is signed by its signer; only a head may carry more signatures, of curators."""
     others = verified.signers - {record.signer}
     if record.signer not in verified.signers or (others and record.kind != "head"):
         names = ", ".join(sorted(verified.signers))
         raise SignatureError(f"this {record.kind} names {record.signer} and is signed by {names}")
-    if known.curators and known.binds(record):
-        if strangers := verified.signers - set(known.curators.keys):
-            raise SignatureError(f"{', '.join(sorted(strangers))} signed this head", "the genesis names other curators")
-        known.curators.check(verified.signers, "this head")

@@ -12,6 +12,7 @@ from paris.protocol.errors import DigestError, UnavailableError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry, Manifest
 from paris.protocol.records import Record
+from paris.protocol.validation import RunRules
 from paris.registry.store import Store
 
 Progress = Callable[[int], None]
@@ -22,6 +23,12 @@ class Network(Protocol):
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Return the newest valid record of every signer in one slot."""
+
+    async def envelopes(self, kind: str, run: str, slot: str) -> list[bytes]:
+        """Return the same as signed bytes, to be checked, kept and shown to others."""
+
+    def know(self, run: str, rules: RunRules) -> None:
+        """Check records of a run by these rules from now on; forget those that do not hold under them."""
 
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """Return a small blob from the first provider whose bytes hash to `digest`."""
@@ -46,6 +53,15 @@ class Library:
     async def records(self, kind: str, run: str, slot: str = "") -> list[Record]:
         """Return the valid records of a slot; none when offline."""
         return await self.network.records(kind, run, slot) if self.network else []
+
+    async def envelopes(self, kind: str, run: str, slot: str = "") -> list[bytes]:
+        """Return the signed records of a slot; none when offline."""
+        return await self.network.envelopes(kind, run, slot) if self.network else []
+
+    def know(self, run: str, rules: RunRules) -> None:
+        """Check records of a run by these rules from now on."""
+        if self.network:
+            self.network.know(run, rules)
 
     async def blob(self, digest: str, providers: Sequence[str] = ()) -> bytes:
         """Return a small blob.

@@ -8,10 +8,11 @@ checkpoint is worth is another question: `ResolvedUnit.evaluated` says whether t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from paris.protocol import strict_json
+from paris.protocol.charter import Charter
 from paris.protocol.credentials import authority
 from paris.protocol.errors import LineageError, ParisError, UnavailableError, VerificationError
 from paris.protocol.limits import LIMITS
@@ -140,6 +141,7 @@ async def resolve(
     *,
     units: Sequence[str] | None = None,
     proven: Collection[str] = (),
+    charter: Charter | None = None,
 ) -> ResolvedRun:
     """Return the run with every unit's lineage as this observer sees it.
 
@@ -151,9 +153,10 @@ async def resolve(
             where admitted verdicts do not say otherwise.
         units: The units to look at; None: all.
         proven: Signers whose work counted before: theirs is measured first.
+        charter: What the curators say (`paris.registry.governance`); None: the first version of the genesis alone.
     """
-    genesis = await load_genesis(library, run, providers)
-    look = _Look(library, run, genesis, providers, judge, frozenset(proven))
+    charter = charter or Charter.begin(await load_genesis(library, run, providers), run)
+    look, genesis = _Look(library, charter, providers, judge, frozenset(proven)), charter.genesis
     wanted = genesis.units() if units is None else tuple(units)
     found: dict[str, ResolvedUnit] = {}
     if "base" in genesis.units():
@@ -163,18 +166,49 @@ async def resolve(
     return ResolvedRun(run, genesis, {unit: found[unit] for unit in genesis.units() if unit in found})
 
 
+async def resolve_named(
+    library: Library, charter: Charter, named: Mapping[str, str], providers: tuple[str, ...] = ()
+) -> ResolvedRun:
+    """Return units with the lineages of exactly these checkpoints, whatever tips say.
+
+    Args:
+        library: Where records and blobs come from.
+        charter: What is in force; its ensemble is the usual thing to resolve.
+        named: Digest of a checkpoint by unit.
+        providers: Peers to ask for what no tip names a provider of.
+
+    Raises:
+        VerificationError: a chain does not hold; the error names the unit.
+        UnavailableError: a statement is nowhere to be had.
+    """
+    look, genesis = _Look(library, charter, providers, None, frozenset()), charter.genesis
+    found: dict[str, ResolvedUnit] = {}
+    if "base" in genesis.units() and "base" not in named:
+        await look.unit("base")
+    for unit in (unit for unit in genesis.units() if unit in named):
+        found[unit] = await look.named(unit, named[unit])
+    return ResolvedRun(charter.run, genesis, found)
+
+
 @dataclass
 class _Look:
     """One observer's look at a run; the base comes first, because clusters may start from it."""
 
     library: Library
-    run: str
-    genesis: Genesis
+    charter: Charter
     providers: tuple[str, ...]
     judge: Judge | None
     proven: frozenset[str]
     bases: frozenset[str] = frozenset()
     base: str | None = None
+
+    @property
+    def run(self) -> str:
+        return self.charter.run
+
+    @property
+    def genesis(self) -> Genesis:
+        return self.charter.genesis
 
     async def unit(self, unit: str) -> ResolvedUnit:
         """Weigh every chain of a unit that verifies."""
@@ -192,6 +226,20 @@ class _Look:
         if self.judge is None:
             return pending or counted
         return replace(counted, pending=pending)
+
+    async def named(self, unit: str, digest: str) -> ResolvedUnit:
+        """The unit as one checkpoint leaves it."""
+        tips = [record for record in await self.library.records("tip", self.run, unit) if isinstance(record, Tip)]
+        serving = tuple(tip.signer for tip in tips)
+        try:
+            chained = await self._verified(unit, digest, (*serving, *self.providers))
+        except VerificationError as error:
+            raise LineageError(f"checkpoint {digest[:19]}… of {unit} does not hold", str(error), error.hint) from error
+        judge = await self._with_verdicts(unit, _nothing_measured)
+        resolved = self._resolved(unit, chained, [chained], tips, judge, ())
+        if unit == "base":
+            self._begin([chained], resolved)
+        return resolved if resolved.providers else replace(resolved, providers=serving)
 
     def _resolved(
         self,
@@ -253,7 +301,8 @@ class _Look:
             found[cursor] = await self.library.blob(cursor, providers)
             digests.append(cursor)
             cursor = open_checkpoint(found[cursor]).parent
-        lineage = chain(tip, found.get, self.genesis, self.run, bases=self.bases)
+        admission = self.charter.admission
+        lineage = chain(tip, found.get, self.genesis, self.run, bases=self.bases, admission=admission)
         if lineage[-1].unit != unit:
             raise LineageError(
                 f"a tip of {unit} names a checkpoint of {lineage[-1].unit}", "its signer is mistaken or lies"
@@ -262,8 +311,8 @@ class _Look:
 
     async def _with_verdicts(self, unit: str, judge: Judge) -> Judge:
         """The observer's own judgement; where it has none and the run lists who is admitted, theirs."""
-        genesis = self.genesis
-        if genesis.admission.policy != "list":
+        genesis, admission = self.genesis, self.charter.admission
+        if admission.policy != "list":
             return judge
         found = await self.library.records("verdict", self.run, unit)
         voices = [(self._name(v), v) for v in found if isinstance(v, Verdict)]
@@ -274,7 +323,7 @@ class _Look:
                 return own
             credentials, at_s = checkpoint.credentials, checkpoint.finished_s
             trainer = authority(checkpoint.signer, credentials, self.run, at_s, genesis.curators).name
-            return agreed(voices, digest, trainer, genesis.admission)
+            return agreed(voices, digest, trainer, admission)
 
         return with_verdicts
 

@@ -31,6 +31,7 @@ from paris.protocol.genesis import Genesis
 from paris.protocol.identity import Identity
 from paris.protocol.manifest import FileEntry, Manifest, describe
 from paris.protocol.records import Peer, Record, Tip, Verdict
+from paris.protocol.validation import RunRules
 from paris.registry.recipes import PLANS
 
 NOW_S = 1_800_000_000
@@ -129,6 +130,8 @@ class NetworkSimulator:
         run: Digest of the signed genesis.
         genesis: The genesis.
         transfers: Digests in the order they were asked for and served.
+        heads: Signed heads as peers hand them on, true or not.
+        rules: What the observer said it knows of runs.
     """
 
     def __init__(self, **changes: object) -> None:
@@ -136,6 +139,8 @@ class NetworkSimulator:
         self._slots: dict[tuple[str, str], dict[str, Record]] = {}
         self._gone: set[str] = set()
         self._steps: dict[str, int] = {}
+        self.heads: list[bytes] = []
+        self.rules: dict[str, RunRules] = {}
         self.transfers: list[str] = []
         data = {name: shard for k in range(CLUSTERS) for name, shard in shards_of(k).items()}
         self.shard_digests = {name: sha256_of(shard) for name, shard in data.items()}
@@ -266,6 +271,12 @@ class NetworkSimulator:
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         return list(self._slots.get((kind, slot), {}).values()) if run == self.run else []
+
+    async def envelopes(self, kind: str, run: str, slot: str) -> list[bytes]:
+        return list(self.heads) if kind == "head" and run == self.run else []
+
+    def know(self, run: str, rules: RunRules) -> None:
+        self.rules[run] = rules
 
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         for provider in providers:

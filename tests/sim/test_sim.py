@@ -84,7 +84,8 @@ def test_without_checking_signatures_a_forged_record_is_noticed(monkeypatch):
         payload = validation.envelope._parse(data, LIMITS.record_bytes)
         record = validation.parse_record("claim", validation.strict_json.loads(payload.payload, LIMITS.record_bytes))
         acting = validation.Authority(record.signer, (record.signer,))
-        return validation.Received(record, data, validation.envelope.sha256_of(data), acting)
+        digest, signers = validation.envelope.sha256_of(data), frozenset({record.signer})
+        return validation.Received(record, data, digest, acting, signers)
 
     def check(data, now_s, rules):
         return (credulous if b"vnd.paris.claim" in data else validation.check_record)(data, now_s, rules)
