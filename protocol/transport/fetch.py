@@ -1,6 +1,6 @@
-"""Fetching blobs from peers that may lie, stall, truncate or die.
+"""Fetching blobs from peers that may lie, stall, truncate or die, and from other places that hold the same bytes.
 
-Every piece is hashed on arrival. A peer that sends a wrong byte is dropped and named, and the piece is fetched from
+Every piece is hashed on arrival. A source that sends a wrong byte is dropped and named, and the piece is fetched from
 another. Progress lies in the partial file itself: whatever is there and hashes right is kept, also after kill -9.
 """
 
@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, Self
 
 from paris.protocol import digests
 from paris.protocol.errors import DigestError, NetworkError, ResourceError, UnavailableError
@@ -28,10 +29,77 @@ from paris.protocol.transport.streams import STALL_S, BusyError, Streams
 logger = logging.getLogger(__name__)
 
 Failure = NetworkError | DigestError
-"""What can be wrong with a provider."""
+"""What can be wrong with a source."""
 
-_STREAMS_PER_PROVIDER = 2  # one piece is on its way while the other is hashed and written
+_STREAMS_PER_SOURCE = 2  # one piece is on its way while the other is hashed and written
 _STREAMS = 16
+_MOST_RESTS = 8
+
+
+class LaterError(NetworkError):
+    """A source asks to be left alone for a while. No blame; others are asked meanwhile.
+
+    Attributes:
+        wait_s: For how long.
+    """
+
+    def __init__(self, what: str, wait_s: float) -> None:
+        super().__init__(what, f"it is asked again after {wait_s:.0f} s")
+        self.wait_s = wait_s
+
+
+class Ranges(Protocol):
+    """An open way to a source."""
+
+    async def read(self, digest: str, offset: int, length: int, stall_s: float) -> memoryview:
+        """Read a range of a blob; the content is not checked here. It holds until the next read.
+
+        Raises:
+            LaterError: The source wants to be left alone for a while.
+            NetworkError: It does not have it, stalls, or sends less.
+        """
+
+    async def __aenter__(self) -> Self:
+        """Use it."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+
+
+class Source(Protocol):
+    """Who may have a blob: a peer, or a place like the Hub.
+
+    Attributes:
+        name: What it is called when it is to blame.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called when it is to blame."""
+
+    async def open(self, down: Throttle) -> Ranges:
+        """Open a way to it.
+
+        Raises:
+            NetworkError: It cannot be reached.
+        """
+
+    def dropped(self, error: Failure) -> None:
+        """Hear that it failed, and is not asked again for this file."""
+
+
+@dataclass(frozen=True)
+class _PeerSource:
+    """A peer that may have it."""
+
+    streams: Streams
+    name: str
+
+    async def open(self, down: Throttle) -> BlobStream:
+        return await BlobStream.open(self.streams, self.name, down)
+
+    def dropped(self, error: Failure) -> None:
+        """Peers are judged anew for every file."""
 
 
 async def fetch_blob(
@@ -64,7 +132,7 @@ async def fetch_blob(
                 data = bytes(await stream.read(digest, 0, limit_bytes + 1, stall_s))
             _check_blob(data, digest, limit_bytes, peer_id)
         except (NetworkError, DigestError) as error:
-            failures[peer_id] = _drop(peer_id, error)
+            failures[peer_id] = _drop(_PeerSource(streams, peer_id), error)
         else:
             return data
     raise _not_fetched(digest, failures)
@@ -79,16 +147,42 @@ async def fetch_file(
     *,
     down: Throttle = UNLIMITED,
     stall_s: float = STALL_S,
+    mirrors: Sequence[Source] = (),
 ) -> str:
-    """Fetch a file piece by piece, from all providers at once, into `partial`, and make it durable.
-
-    Pieces already right in `partial` are kept. On success `partial` is the entry's file: every piece was hashed, and
-    the whole too, as it came; and it is fsynced. On failure what is right stays for the next attempt.
+    """Fetch a file from peers and mirrors at once; see `fetch_from`.
 
     Args:
         streams: Our host.
         entry: The file, from a verified manifest.
         providers: Peer ids that may have it.
+        partial: Where to write; its folder exists.
+        progress: Called with the number of bytes newly known to be right, resumed ones included.
+        down: What everything fetched has to pass.
+        stall_s: Longest time for 256 KiB.
+        mirrors: Other sources that may have it.
+    """
+    peers = [_PeerSource(streams, peer_id) for peer_id in _others(streams, providers)]
+    return await fetch_from([*peers, *mirrors], entry, partial, progress, down=down, stall_s=stall_s)
+
+
+async def fetch_from(
+    sources: Sequence[Source],
+    entry: FileEntry,
+    partial: Path,
+    progress: Callable[[int], None] = lambda _: None,
+    *,
+    down: Throttle = UNLIMITED,
+    stall_s: float = STALL_S,
+) -> str:
+    """Fetch a file piece by piece, from all sources at once, into `partial`, and make it durable.
+
+    A fast source takes more pieces than a slow one. Pieces already right in `partial` are kept. On success `partial` is
+    the entry's file: every piece was hashed, and the whole too, as it came; and it is fsynced. On failure what is right
+    stays for the next attempt.
+
+    Args:
+        sources: Who may have it.
+        entry: The file, from a verified manifest.
         partial: Where to write; its folder exists.
         progress: Called with the number of bytes newly known to be right, resumed ones included.
         down: What everything fetched has to pass.
@@ -108,8 +202,8 @@ async def fetch_file(
         present = await asyncio.to_thread(landing.resume)
         progress(sum(entry.span(piece)[1] for piece in present))
         missing = deque(piece for piece in range(len(entry.pieces)) if piece not in present)
-        job = _Job(streams, entry, landing, missing, progress, down, stall_s)
-        await job.run(_others(streams, providers))
+        job = _Job(entry, landing, missing, progress, down, stall_s)
+        await job.run(sources)
         await asyncio.to_thread(landing.finish)
     except OSError as error:
         raise _disk_error(error, entry) from error
@@ -120,9 +214,8 @@ async def fetch_file(
 
 @dataclass
 class _Job:
-    """One file on its way: pieces nobody has yet, peers that failed."""
+    """One file on its way: pieces nobody has yet, sources that failed."""
 
-    streams: Streams
     entry: FileEntry
     landing: Landing
     missing: deque[int]
@@ -134,41 +227,60 @@ class _Job:
     active: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, providers: Sequence[str]) -> None:
+    async def run(self, sources: Sequence[Source]) -> None:
         room = asyncio.Semaphore(self.down.streams(_STREAMS))
         try:
             async with asyncio.TaskGroup() as group:
-                for peer_id in [*providers] * _STREAMS_PER_PROVIDER:
-                    group.create_task(self._drain(peer_id, room))
+                for source in [*sources] * _STREAMS_PER_SOURCE:
+                    group.create_task(self._drain(source, room))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         if self.missing:
             raise _not_fetched(self.entry.sha256, self.busy | self.failures, self.entry.name)
 
-    async def _drain(self, peer_id: str, room: asyncio.Semaphore) -> None:
-        """Fetch pieces from one peer until none is missing or the peer fails."""
-        stream: BlobStream | None = None
+    async def _drain(self, source: Source, room: asyncio.Semaphore) -> None:
+        """Fetch pieces from one source until none is missing or the source fails."""
         try:
-            async with room, contextlib.AsyncExitStack() as open_streams:
-                while (piece := await self._next(peer_id)) is not None:
-                    with self._taken(piece):
-                        if stream is None:
-                            opened = await BlobStream.open(self.streams, peer_id, self.down)
-                            stream = await open_streams.enter_async_context(opened)
-                        await self._fetch(stream, piece)
+            for _ in range(_MOST_RESTS):
+                try:
+                    async with room:
+                        await self._take_turns(source)
+                    break
+                except LaterError as error:
+                    self.busy[source.name] = error
+                    await self._rest(error.wait_s)
         except BusyError as error:
-            self.busy[peer_id] = error  # this stream was one too many; the peer's others go on
+            self.busy[source.name] = error  # this stream was one too many; the source's others go on
         except NetworkError as error:
-            self.failures.setdefault(peer_id, _drop(peer_id, error))
+            if source.name not in self.failures:
+                self.failures[source.name] = _drop(source, error)
         except DigestError as error:
-            self.failures[peer_id] = _drop(peer_id, error)
+            self.failures[source.name] = _drop(source, error)
 
-    async def _next(self, peer_id: str) -> int | None:
+    async def _take_turns(self, source: Source) -> None:
+        async with contextlib.AsyncExitStack() as open_ways:
+            way: Ranges | None = None
+            while (piece := await self._next(source.name)) is not None:
+                with self._taken(piece):
+                    if way is None:
+                        way = await open_ways.enter_async_context(await source.open(self.down))
+                    await self._fetch(way, piece, source.name)
+
+    async def _rest(self, wait_s: float) -> None:
+        """Leave a source alone for a while, or until the others have done all there was."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + wait_s
+        while (left_s := until_s - loop.time()) > 0 and (self.missing or self.active):
+            self.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), left_s)
+
+    async def _next(self, name: str) -> int | None:
         """A missing piece. While others are still fetching, wait: theirs may come back."""
-        while not self.missing and self.active and peer_id not in self.failures:
+        while not self.missing and self.active and name not in self.failures:
             self.changed.clear()
             await self.changed.wait()
-        return self.missing.popleft() if self.missing and peer_id not in self.failures else None
+        return self.missing.popleft() if self.missing and name not in self.failures else None
 
     @contextlib.contextmanager
     def _taken(self, piece: int) -> Iterator[None]:
@@ -183,10 +295,10 @@ class _Job:
             self.active -= 1
             self.changed.set()
 
-    async def _fetch(self, stream: BlobStream, piece: int) -> None:
+    async def _fetch(self, way: Ranges, piece: int, name: str) -> None:
         offset, length = self.entry.span(piece)
-        data = await stream.read(self.entry.sha256, offset, length, self.stall_s)
-        await asyncio.to_thread(self.landing.keep, piece, data, stream.peer_id)
+        data = await way.read(self.entry.sha256, offset, length, self.stall_s)
+        await asyncio.to_thread(self.landing.keep, piece, data, name)
         self.progress(length)
 
 
@@ -200,11 +312,12 @@ def _others(streams: Streams, providers: Sequence[str]) -> list[str]:
     return [peer_id for peer_id in dict.fromkeys(providers) if peer_id != streams.peer_id]
 
 
-def _drop(peer_id: str, error: Failure) -> Failure:
+def _drop(source: Source, error: Failure) -> Failure:
     if isinstance(error, DigestError):
-        logger.warning("dropped %s: %s", peer_id, error)
+        logger.warning("dropped %s: %s", source.name, error)
     elif not isinstance(error, NotFoundError):
-        logger.info("dropped %s: %s", peer_id, error)
+        logger.info("dropped %s: %s", source.name, error)
+    source.dropped(error)
     return error
 
 

@@ -1,4 +1,4 @@
-"""The real `huggingface_hub` client against the loopback Hub: what works on the Hub works here, what fails fails alike."""
+"""The real `huggingface_hub` client against the loopback Hub: what works on the Hub works here, what fails fails so."""
 
 from __future__ import annotations
 
