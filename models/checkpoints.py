@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,19 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str
     return groups, note
 
 
-def load_export(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Read exported weights of a network with these shapes.
+def load_export(folder: Path, shapes: Mapping[str, torch.Size], names: Callable[[str], str] = str) -> dict[str, Tensor]:
+    """Read exported weights of a network with these shapes, whose tensors the file may call by other names.
 
     Raises:
         CheckpointError: where the file is not whole or of another network.
     """
     try:
-        weights: dict[str, Tensor] = load_file(folder / WEIGHTS)
+        found = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The weights {folder / WEIGHTS} cannot be read ({error}). Fetch them again.") from error
+    weights: dict[str, Tensor] = {names(name): tensor for name, tensor in found.items()}
+    if len(weights) < len(found):
+        raise CheckpointError(f"{folder / WEIGHTS} holds one tensor under two names. Fetch it from somebody else.")
     _check(folder / WEIGHTS, weights, shapes)
     return weights
 

@@ -18,6 +18,13 @@ PACKAGED_AUTOENCODER = Path(__file__).parent / "weights" / "autoencoder"
 
 CHANNEL_STATISTICS = ("latents_mean", "latents_std")
 
+FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""How diffusers before 0.18 called the layers of an autoencoder's attention. sd-vae-ft-mse was published so."""
+
+MOST_LAYERS, MOST_LEVELS, WIDEST = 64, 16, 65_536
+"""Bounds of an autoencoder's config.json, far above any: one that asks for a million layers would take hours to build
+even without memory for their numbers, and comes from somebody hostile."""
+
 
 class CodecError(ValueError):
     """A codec could not be opened."""
@@ -55,14 +62,14 @@ class Autoencoder:
     """A diffusers autoencoder whose latents are brought to about unit deviation.
 
     The config either has a `latents_mean` and `latents_std` for every channel (the convention of diffusers' newer
-    autoencoders) or one scaling factor for all.
+    autoencoders) or one scaling factor for all, before which a shift factor is subtracted where there is one.
     """
 
     def __init__(self, kind: str, model: Any) -> None:
         self.kind = kind
         self.model = model
         config = model.config
-        self._mean_C11 = torch.tensor(config.get("latents_mean") or [0.0])[:, None, None]
+        self._mean_C11 = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0])[:, None, None]
         self._std_C11 = torch.tensor(config.get("latents_std") or [1 / config.scaling_factor])[:, None, None]
 
     def to(self, device: torch.device) -> None:
@@ -106,8 +113,37 @@ def open_codec(kind: str, folder: Path | None = None) -> Codec:
     if folder is None:
         raise CodecError(f"A codec of kind {kind!r} needs a folder with its weights, and none was given.")
     try:
-        model = load_network(_AUTOENCODERS[kind], folder)
+        _require_bounded(read_config(folder))
+        model = load_network(_AUTOENCODERS[kind], folder, names=_present_name)
         model.register_to_config(**{name: read_config(folder).get(name) for name in CHANNEL_STATISTICS})
     except CheckpointError as error:
         raise CodecError(f"The {kind} in {folder} cannot be used. {error}") from error
     return Autoencoder(kind, model)
+
+
+def _present_name(name: str) -> str:
+    """Return what today's diffusers calls a tensor of an autoencoder, which may have been saved by an old one."""
+    parts = name.split(".")
+    if "attentions" in parts and parts[-2] in FORMER_NAMES:
+        parts[-2] = FORMER_NAMES[parts[-2]]
+    return ".".join(parts)
+
+
+def _require_bounded(value: Any, *, name: str = "", most: int = WIDEST) -> None:
+    """Refuse a config no autoencoder can be built from, before anything is built.
+
+    Raises:
+        CheckpointError: a number or a list in it is absurdly large.
+    """
+    if isinstance(value, dict):
+        for key, part in value.items():
+            layers = key == "layers_per_block" or (key.startswith("num_") and key.endswith("_blocks"))
+            _require_bounded(part, name=key, most=MOST_LAYERS if layers else WIDEST)
+    elif isinstance(value, list):
+        _require_bounded(
+            len(value), name=f"length of {name}", most=WIDEST if name in CHANNEL_STATISTICS else MOST_LEVELS
+        )
+        for part in value:
+            _require_bounded(part, name=name, most=most)
+    elif isinstance(value, int | float) and not abs(value) <= most:
+        raise CheckpointError(f"Its config.json asks for a {name} of {value!r:.40}, which no autoencoder has.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,11 +35,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def load_network(kind: type[Network], folder: Path, dtype: torch.dtype = torch.float32) -> Network:
+def load_network(
+    kind: type[Network], folder: Path, dtype: torch.dtype = torch.float32, *, names: Callable[[str], str] = str
+) -> Network:
     """Build a network from a folder's config and load its weights strictly.
 
     The network is built without memory and then given the tensors of the mapped file: where the precision is the
     file's, nothing is read before it is used; else one tensor after the other is converted. Never two networks at once.
+
+    Args:
+        kind: class of the network.
+        folder: config.json and weights.
+        dtype: precision of the result.
+        names: what the network calls a tensor of the file, where that may differ.
 
     Raises:
         CheckpointError: where the config is of another class, or a tensor is missing, unknown or misshapen.
@@ -54,7 +63,7 @@ def load_network(kind: type[Network], folder: Path, dtype: torch.dtype = torch.f
             network = kind(**{name: value for name, value in settings.items() if name in known})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a {kind.__name__}: {error}") from error
-    weights = load_export(folder, {name: p.shape for name, p in network.state_dict().items()})
+    weights = load_export(folder, {name: p.shape for name, p in network.state_dict().items()}, names)
     network.load_state_dict(weights, assign=True)
     del weights  # or every tensor would be kept beside its conversion
     torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns about a casting rule that we do not have
