@@ -18,7 +18,7 @@ expert, but up to twice as many different experts have to be in memory. With a b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Ensemble:
         predictions: what each expert predicts; None means velocity.
         centroids: classifies without a trained router, for "router-free" (see `paris.models.centroids`).
         router_temperature: the calibrated temperature of the router.
+        absent: experts that are not there, or not to be used; what the router would give them goes to the others.
         dtype: precision experts are loaded in.
     """
 
@@ -61,6 +62,7 @@ class Ensemble:
         predictions: Sequence[Prediction] | None = None,
         centroids: Any | None = None,
         router_temperature: float = 1.0,
+        absent: Collection[int] = (),
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.experts = experts if isinstance(experts, ExpertPool) else ExpertPool(experts, dtype=dtype)
@@ -69,6 +71,9 @@ class Ensemble:
         self.predictions = list(predictions or [Prediction()] * len(self.experts))
         if len(self.predictions) != len(self.experts):
             raise RoutingError(f"{len(self.experts)} experts and {len(self.predictions)} objectives do not pair.")
+        self.present = [index for index in range(len(self.experts)) if index not in absent]
+        if not self.present:
+            raise RoutingError("Every expert of this ensemble is absent.")
 
     def __len__(self) -> int:
         return len(self.experts)
@@ -102,8 +107,14 @@ class Ensemble:
         if self.routing.strategy == "oracle":
             if labels_B is None:
                 raise RoutingError("The oracle has to be told a cluster for every picture, and was told none.")
+            if missing := sorted({*labels_B.tolist()} & ({*range(len(self))} - {*self.present})):
+                raise RoutingError(f"Cluster {missing[0]} has no expert here: this ensemble is without it.")
             return oracle(labels_B, len(self)).to(x_BCHW.device)
-        return self.routing.weights(self._logits(x_BCHW, t_B, text), chance_BK)
+        logits_BK = self._logits(x_BCHW, t_B, text)
+        if len(self.present) < len(self):
+            missing = [index for index in range(len(self)) if index not in self.present]
+            logits_BK = logits_BK.index_fill(1, torch.tensor(missing, device=logits_BK.device), -torch.inf)
+        return self.routing.weights(logits_BK, chance_BK)
 
     @torch.no_grad()
     def velocity(

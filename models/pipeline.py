@@ -1,6 +1,7 @@
 """`ParisPipeline`: a folder of experts, router and codec in, pictures out, with who drew which step.
 
-Folder layout: model_index.json {experts, codec, and where they are known: objectives, top_k, router_temperature},
+Folder layout: model_index.json {experts, codec, and where they are known: objectives, top_k, router_temperature; and
+absent: the numbers of experts whose folders are missing on purpose},
 expert_<k>/ and router/ (config.json + diffusion_pytorch_model.safetensors), vae/ (a diffusers autoencoder; absent in
 pixel space), text_encoder.json {kind, name, tokens, sha256}, scheduler/, and centroids/ for routing without a router.
 """
@@ -99,29 +100,31 @@ class ParisPipeline(DiffusionPipeline):
             raise PipelineError(f"ParisPipeline.from_pretrained knows {known}, not {', '.join(options)}.")
         index = _read_json(root / INDEX, experts=int, codec=str)
         text = _read_json(root / TEXT, kind=str, name=str, tokens=int)
-        folders = _expert_folders(root, index["experts"])
+        absent = index.get("absent", [])
+        folders = _expert_folders(root, index["experts"], absent)
         pool = ExpertPool(folders, dtype=dtype, memory_bytes=memory_bytes, offload=offload)
-        config = read_config(folders[0])
         ensemble = Ensemble(
             pool,
             load_network(Router, root / "router", dtype),
             predictions=_predictions(root, index),
             centroids=Centroids.open(root / CENTROIDS) if (root / CENTROIDS).is_dir() else None,
             router_temperature=float(index.get("router_temperature", 1.0)),
+            absent=absent,
         )
+        config = read_config(folders[ensemble.present[0]])
         return cls(
             ensemble,
             open_codec(index["codec"], root / "vae" if (root / "vae").is_dir() else None),
             _open_text(text),
             open_scheduler(root / "scheduler"),
             (config["channels"], config["height"], config["height"]),
-            top_k=min(int(index.get("top_k", USUAL_TOP_K)), len(ensemble)),
+            top_k=min(int(index.get("top_k", USUAL_TOP_K)), len(ensemble.present)),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder `from_pretrained` reads."""
         root, ensemble = Path(folder), self.ensemble
-        for index in range(len(ensemble)):
+        for index in ensemble.present:
             ensemble.expert(index).save_pretrained(root / f"expert_{index}")
         ensemble.router.save_pretrained(root / "router")
         if isinstance(self.codec, Autoencoder):
@@ -131,7 +134,8 @@ class ParisPipeline(DiffusionPipeline):
         text = {**self.text.identity(), "tokens": self.text.tokens}
         measured: dict[str, Any] = {"top_k": self.top_k, "router_temperature": ensemble.router_temperature}
         names = [prediction.names() for prediction in ensemble.predictions]
-        write_index(root, len(ensemble), self.codec.kind, text, objectives=names, measured=measured)
+        absent = sorted({*range(len(ensemble))} - {*ensemble.present})
+        write_index(root, len(ensemble), self.codec.kind, text, objectives=names, measured=measured, absent=absent)
         self.scheduler.save_pretrained(root / "scheduler")
 
     @property
@@ -239,7 +243,7 @@ class ParisPipeline(DiffusionPipeline):
         height, width = height or rows * factor, width or columns * factor
         if (height, width) == (rows * factor, columns * factor):
             return self.shape
-        config = self.ensemble.expert(0).config
+        config = self.ensemble.expert(self.ensemble.present[0]).config
         grain = factor * int(config["patch"])
         if config.get("positions", "learned") != "rotary":
             raise PipelineError(
@@ -271,6 +275,7 @@ def write_index(
     scheduler: bool = False,
     objectives: Sequence[Mapping[str, str]] | None = None,
     measured: Mapping[str, Any] | None = None,
+    absent: Sequence[int] = (),
 ) -> None:
     """Write model_index.json and text_encoder.json, and the default scheduler where asked: all but the weights.
 
@@ -282,8 +287,11 @@ def write_index(
         scheduler: also write scheduler/scheduler_config.json.
         objectives: {objective, noise_schedule} of every expert; None means that all predict flow velocity.
         measured: `top_k` and `router_temperature`, where a run has measured them.
+        absent: experts whose folders are missing on purpose, by number.
     """
     index: dict[str, Any] = {"_class_name": "ParisPipeline", "experts": experts, "codec": codec, **(measured or {})}
+    if absent:
+        index["absent"] = list(absent)
     if objectives is not None:
         index["objectives"] = [dict(names) for names in objectives]
     write_json(index, folder / INDEX)
@@ -306,11 +314,14 @@ def _one_each(values: Any, prompts: int, name: str) -> list[Any]:
     return each
 
 
-def _expert_folders(root: Path, experts: int) -> list[Path]:
+def _expert_folders(root: Path, experts: int, absent: Any) -> list[Path]:
+    if not isinstance(absent, list) or not all(type(k) is int and 0 <= k < experts for k in absent):
+        raise PipelineError(f"{root} is not a whole pipeline: {INDEX} names absent experts oddly. Fetch it again.")
     folders = [root / f"expert_{k}" for k in range(experts)]
-    if not folders:
+    present = [folder for k, folder in enumerate(folders) if k not in absent]
+    if not present:
         raise PipelineError(f"{root} is not a whole pipeline: {INDEX} names no experts. Fetch it again.")
-    for part in (*folders, root / "router"):
+    for part in (*present, root / "router"):
         if not (part / "config.json").is_file():
             raise PipelineError(f"{root} is not a whole pipeline: {part.name}/config.json is missing. Fetch it again.")
     return folders

@@ -67,18 +67,28 @@ def succeed(old: Genesis, old_digest: str, data: bytes) -> tuple[Genesis, str]:
     """
     verified = envelope.verify(data, "genesis")
     new = Genesis.parse(verified.payload)
-    if (new.version, new.prev) != (old.version + 1, old_digest):
-        why = (
-            f"it is version {new.version} after {new.prev or 'nothing'}, expected {old.version + 1} after {old_digest}"
-        )
-        raise LineageError("this genesis does not follow the one before", why)
+    check_follows(old, old_digest, new)
     strangers = verified.signers - {*old.curators.keys, *new.curators.keys}
     if strangers:
         raise SignatureError(f"{', '.join(sorted(strangers))} signed this genesis", "both versions name other curators")
     old.curators.check(verified.signers, f"version {new.version}, by the curators before,")
     new.curators.check(verified.signers, f"version {new.version}, by its own curators,")
-    _check_same_run(old, new)
     return new, sha256_of(data)
+
+
+def check_follows(old: Genesis, old_digest: str, new: Genesis) -> None:
+    """Raise unless a version may follow another, whoever has signed it so far.
+
+    Raises:
+        LineageError: It does not name the one before, or skips versions.
+        RecordError: It changes what must not change.
+    """
+    if (new.version, new.prev) != (old.version + 1, old_digest):
+        why = (
+            f"it is version {new.version} after {new.prev or 'nothing'}, expected {old.version + 1} after {old_digest}"
+        )
+        raise LineageError("this genesis does not follow the one before", why)
+    _check_same_run(old, new)
 
 
 def _check_same_run(old: Genesis, new: Genesis) -> None:

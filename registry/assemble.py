@@ -121,7 +121,12 @@ def _lay_out(
         with explained_disk_errors(folder):
             recipes = [genesis.recipe(f"cluster-{k}") for k in range(len(genesis.clusters))]
             objectives = [Prediction.of(recipe.model_dump()).names() for recipe in recipes]
-            write_index(staging, len(genesis.clusters), genesis.codec.kind, text, scheduler=True, objectives=objectives)
+            absent = [k for k in range(len(genesis.clusters)) if f"cluster-{k}" not in manifests]
+            measured = {"top_k": resolved.top_k} if resolved.top_k else None
+            write_index(
+                staging, len(genesis.clusters), genesis.codec.kind, text,
+                scheduler=True, objectives=objectives, measured=measured, absent=absent,
+            )  # fmt: skip
         _write_provenance(library, resolved, staging / "provenance")
         replace_directory(staging, folder)
     finally:
@@ -131,6 +136,8 @@ def _lay_out(
 def _write_provenance(library: Library, resolved: ResolvedRun, folder: Path) -> None:
     """The signed genesis, every statement and every newest manifest, so that the folder can be audited by itself."""
     write_bytes(folder / "genesis.json", library.store.get_bytes(resolved.run, LIMITS.blob_bytes))
+    for name, digest in resolved.governing.items():
+        write_bytes(folder / name, library.store.get_bytes(digest, LIMITS.blob_bytes))
     for unit in resolved.units.values():
         for digest, segment in zip(unit.digests, unit.lineage, strict=True):
             name = f"{unit.unit}-{segment.to_step:08d}.checkpoint.json"

@@ -132,6 +132,8 @@ class Governance:
 
     def _take(self, charter: Charter) -> None:
         if charter != self.charter:
+            if charter.envelope:
+                self._library.store.put_bytes(charter.envelope)
             _remember(self._memory, charter)
         self.charter = charter
         self._library.know(charter.run, charter.rules)

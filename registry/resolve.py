@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from paris.protocol import strict_json
 from paris.protocol.charter import Charter
 from paris.protocol.credentials import authority
+from paris.protocol.digests import sha256_of
 from paris.protocol.errors import LineageError, ParisError, UnavailableError, VerificationError
 from paris.protocol.limits import LIMITS
 from paris.protocol.lineage import chain
@@ -84,11 +85,38 @@ class ResolvedUnit:
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A run as one observer sees it now."""
+    """A run as one observer sees it now.
+
+    Attributes:
+        genesis: The newest version known.
+        units: The units looked at.
+        charter: What the curators say, where somebody followed them.
+    """
 
     run: str
     genesis: Genesis
     units: dict[str, ResolvedUnit] = field(default_factory=dict)
+    charter: Charter | None = None
+
+    @property
+    def top_k(self) -> int | None:
+        """Experts a sample that serve the promoted ensemble best; None where these units are not that ensemble."""
+        charter = self.charter
+        promoted = charter and charter.ensemble and charter.ensemble.units
+        these = {name: unit.checkpoint for name, unit in self.units.items()}
+        return charter.head.top_k if charter and charter.head and promoted == these else None
+
+    @property
+    def governing(self) -> dict[str, str]:
+        """What curators signed after the first genesis, blobs in the store, by the file name an audit looks for."""
+        charter = self.charter
+        if charter is None:
+            return {}
+        versions = {f"genesis-{n}.json": digest for n, digest in enumerate(charter.versions[1:], start=2)}
+        if (head := charter.head) is None:
+            return versions
+        named = {"head.json": sha256_of(charter.envelope), "admission.json": head.admission}
+        return versions | {name: digest for name, digest in {**named, "ensemble.json": head.ensemble}.items() if digest}
 
     @property
     def complete(self) -> bool:
@@ -163,7 +191,7 @@ async def resolve(
         found["base"] = await look.unit("base")
     others = [unit for unit in wanted if unit != "base"]
     found |= {unit.unit: unit for unit in await asyncio.gather(*map(look.unit, others))}
-    return ResolvedRun(run, genesis, {unit: found[unit] for unit in genesis.units() if unit in found})
+    return ResolvedRun(run, genesis, {unit: found[unit] for unit in genesis.units() if unit in found}, charter)
 
 
 async def resolve_named(
@@ -187,7 +215,7 @@ async def resolve_named(
         await look.unit("base")
     for unit in (unit for unit in genesis.units() if unit in named):
         found[unit] = await look.named(unit, named[unit])
-    return ResolvedRun(charter.run, genesis, found)
+    return ResolvedRun(charter.run, genesis, found, charter)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from paris.models.latents import Pixels, open_codec
 from paris.models.pipeline import ParisPipeline, PipelineError, to_images, write_index
 from paris.models.presets import PRESETS
 from paris.models.router import Router
+from paris.models.routing import RoutingError
 from paris.models.schedulers import SCHEDULERS, SchedulerError, make_scheduler, shift_of
 from paris.models.text import open_text_encoder
 
@@ -335,3 +336,34 @@ def test_centres_travel_with_the_pipeline(pipeline, cache, tmp_path):
     theirs = ParisPipeline.from_pretrained(tmp_path)("a fox", num_inference_steps=3, strategy="router-free")
     assert ours.routing == theirs.routing
     np.testing.assert_array_equal(pixels(ours), pixels(theirs))
+
+
+@pytest.mark.parametrize("absent", [[0], [2], [0, 1]])
+def test_an_ensemble_without_some_experts_draws_with_the_others(pipeline, folder, tmp_path, absent):
+    """An expert the curators revoked, or nobody wanted: its share goes to the others, its number stays free."""
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "absent": absent, "top_k": 3}))
+    for number in absent:
+        shutil.rmtree(folder / f"expert_{number}")
+    reopened = ParisPipeline.from_pretrained(folder)
+    reopened.set_progress_bar_config(disable=True)
+    present = [number for number in range(3) if number not in absent]
+    assert (reopened.ensemble.present, reopened.top_k) == (present, len(present))
+    for strategy in ("top-k", "threshold", "nucleus", "sample", "full"):
+        output = reopened(PROMPTS, num_inference_steps=2, strategy=strategy)
+        assert {part.expert for picture in output.routing for part in picture} <= {*present}
+        assert pixels(output).std() > 0
+    with pytest.raises(RoutingError, match=f"Cluster {absent[0]} has no expert here"):
+        reopened(PROMPTS, num_inference_steps=2, strategy="oracle", cluster=[absent[0], present[0]])
+    reopened.save_pretrained(tmp_path / "again")
+    again = ParisPipeline.from_pretrained(tmp_path / "again")
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(*(pixels(each("a fox", num_inference_steps=2)) for each in (reopened, again)))
+
+
+@pytest.mark.parametrize("absent", [[0, 1, 2], [3], [-1], "0", [True], None, [0.0]])
+def test_an_index_with_odd_absences_is_refused_in_words(folder, absent):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "absent": absent}))
+    with pytest.raises(PipelineError, match="not a whole pipeline"):
+        ParisPipeline.from_pretrained(folder)
