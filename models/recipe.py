@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 DECAY_SHARE = 0.2
-"""A "constant" learning rate is brought linearly to zero over the last fifth of the steps: what would otherwise stay
-as noise in the weights settles (Zhai et al. 2022, arXiv 2106.04560, section 3.5)."""
+"""The last fifth of the steps brings a "wsd" learning rate linearly to zero: what would otherwise stay as noise in the
+weights settles (Zhai et al. 2022, arXiv 2106.04560, section 3.5)."""
 
 PRECISIONS = ("bf16", "fp16", "fp32")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "wsd")
 
 
 class RecipeError(ValueError):
@@ -36,8 +36,8 @@ class Recipe:
             are fp32 always.
         seed: mixed into every random stream.
         accumulate: micro-batches a step is split into, at least; a machine with little memory takes more.
-        schedule: of the learning rate after warm-up: "constant", with a last fifth that falls linearly to zero, or
-            "cosine", which falls along half a cosine from the end of the warm-up to the last step.
+        schedule: of the learning rate after warm-up: "constant"; "wsd" (warm-up, stable, decay), whose last fifth falls
+            linearly to zero; or "cosine", which falls along half a cosine from the end of the warm-up to the last step.
         objective: what an expert predicts, see `paris.models.objectives.expert_objective`, as the next three.
         noise_schedule: of a DDPM objective.
         times: law of the noise levels; empty for the objective's usual one.
@@ -55,7 +55,7 @@ class Recipe:
     precision: str = "bf16"
     seed: int = 0
     accumulate: int = 1
-    schedule: str = "constant"
+    schedule: str = "wsd"
     objective: str = "velocity"
     noise_schedule: str = "cosine"
     times: str = ""
@@ -96,8 +96,8 @@ class Recipe:
         if self.schedule == "cosine":
             done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
             return self.lr * min(1.0, warm) * (1 + math.cos(math.pi * min(1.0, max(0.0, done)))) / 2
-        decay_steps = max(1, self.steps * DECAY_SHARE)
-        return self.lr * max(0.0, min(1.0, warm, (self.steps - step) / decay_steps))
+        left = (self.steps - step) / max(1, self.steps * DECAY_SHARE) if self.schedule == "wsd" else 1.0
+        return self.lr * max(0.0, min(1.0, warm, left))
 
     def ema_decay(self, step: int) -> float:
         """Return the decay of the average after one step; it grows, so that a short training is not all start."""

@@ -59,7 +59,7 @@ class Recipe(Payload):
     publish_every: Positive
     seed: Count
     accumulate: Positive = 1
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "wsd"] = "wsd"
     objective: Objective = "velocity"
     noise_schedule: Literal["cosine", "linear"] = "cosine"
     times: Literal["uniform", "logit-normal"] = "uniform"

@@ -403,6 +403,11 @@ def test_learning_rate_warms_up_holds_and_falls_to_zero():
     assert recipe.learning_rate(100) == 0.0
 
 
+def test_constant_learning_rate_warms_up_and_stays():
+    recipe = Recipe(steps=100, batch=1, lr=1.0, warmup_steps=9, schedule="constant")
+    assert [recipe.learning_rate(step) for step in (0, 4, 9, 79, 90, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0, 1.0]
+
+
 def test_cosine_learning_rate_warms_up_and_falls_along_half_a_cosine():
     recipe = Recipe(steps=109, batch=1, lr=1.0, warmup_steps=9, schedule="cosine")
     assert [recipe.learning_rate(step) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
