@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
 SEEDS ?= 10
+JOBS ?= $(shell nproc)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 ATTACKS := tests/protocol/attacks $(patsubst %,tests/protocol/test_%.py,book credentials ledger succession lineage) \
 	tests/registry/test_file_attacks.py tests/registry/test_resolve.py tests/node/test_cli_attacks.py
 
@@ -19,10 +21,10 @@ demo: $(VENV)/.demo
 	$(BIN)/paris-node demo --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -q
+	$(PYTEST) --dist loadfile
 
 test-fast: $(VENV)/.dev
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from paris.node.announcer import Announcer
 from paris.node.credentials import in_force
 from paris.node.evaluator import Evaluator
+from paris.node.jobs import Means
 from paris.node.mirror import Mirror
 from paris.node.peer import Peer, now_s
 from paris.node.publisher import Publisher, stand_behind_again
@@ -51,11 +52,11 @@ class Contributor:
     """
 
     def __init__(
-        self, peer: Peer, run: str, genesis: Genesis, threads: int, name: str, report: Report, *, trains: bool = True
+        self, peer: Peer, run: str, genesis: Genesis, means: Means, name: str, report: Report, *, trains: bool = True
     ) -> None:
         self._peer, self._run, self._genesis = peer, run, genesis
         self._name, self._report, self._trains = name, report, trains
-        self._place = Place(peer, run, genesis, threads)
+        self._place = Place(peer, run, genesis, means)
         credentials = in_force(peer.home, run, now_s(), genesis.curators)
         self._announcer = Announcer(
             run, peer.identity, peer.swarm.publish, now_s, steady_s, credentials=credentials.carried

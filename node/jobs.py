@@ -12,6 +12,27 @@ from paris.registry.atomic import write_json
 
 
 @dataclass(frozen=True)
+class Means:
+    """What of this machine trains a unit.
+
+    Attributes:
+        threads: CPU threads of each process.
+        processes: That train the unit together on this host; 0: one a GPU.
+        sharded: Whether they cut the network among them (FSDP2), because it does not fit one, instead of copying it.
+        compiled: Backend of `torch.compile`, usually "inductor"; None does not compile.
+    """
+
+    threads: int
+    processes: int = 0
+    sharded: bool = False
+    compiled: str | None = None
+
+    def shared_by(self, batch: int, gpus: int) -> int:
+        """How many processes share batches of this size: where nobody asked for a number, the most GPUs that can."""
+        return self.processes or max(count for count in range(1, max(1, gpus) + 1) if batch % count == 0)
+
+
+@dataclass(frozen=True)
 class Job:
     """One stretch of training of one unit.
 
@@ -31,10 +52,7 @@ class Job:
         claimed_loss_micro: Hold-out loss the parent checkpoint claims; measured again before building on it.
         work: Where checkpoints are written, as `checkpoint-<step>/`.
         cache: Where shards are ingested to.
-        threads: CPU threads of each process.
-        processes: That train the unit together on this host, one a GPU.
-        sharded: Whether they cut the network among them (FSDP2), because it does not fit one, instead of copying it.
-        compiled: Backend of `torch.compile`, usually "inductor"; None does not compile.
+        means: What of this machine trains it.
     """
 
     run: str
@@ -52,10 +70,7 @@ class Job:
     claimed_loss_micro: int | None
     work: str
     cache: str
-    threads: int
-    processes: int = 1
-    sharded: bool = False
-    compiled: str | None = None
+    means: Means
 
     @property
     def begun_from(self) -> str:
@@ -77,7 +92,8 @@ class Job:
     def read(cls, path: Path) -> Job:
         """Read a job written by `write`."""
         fields = json.loads(path.read_text())
-        return cls(**{**fields, "shards": tuple(fields["shards"]), "holdout": tuple(fields["holdout"])})
+        shards, holdout = tuple(fields["shards"]), tuple(fields["holdout"])
+        return cls(**{**fields, "shards": shards, "holdout": holdout, "means": Means(**fields["means"])})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from paris.node.jobs import Event, Job
+from paris.node.jobs import Event, Job, Means
 from paris.node.peer import Peer
 from paris.protocol.errors import ParisError, UnavailableError, VerificationError
 from paris.protocol.manifest import Manifest
@@ -35,7 +35,7 @@ class Place:
     peer: Peer
     run: str
     genesis: Genesis
-    threads: int
+    means: Means
 
     def work(self, unit: str) -> Path:
         """The unit's folder under the node's home."""
@@ -118,7 +118,7 @@ async def _data_job(place: Place, unit: ResolvedUnit, fetch: Callable[..., Await
         claimed_loss_micro=None,
         work=str(work),
         cache=str(place.peer.home.cache),
-        threads=place.threads,
+        means=place.means,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ByteSize, TypeAdapter
 
+from paris.node.jobs import Means
 from paris.protocol.errors import UsageError
 from paris.protocol.transport.rate import LEAST_BYTES_PER_S
 from paris.registry.runkey import hub_repository, peer_address
@@ -31,6 +32,10 @@ class Settings:
         asked_peers: The ones of the command line among them.
         hub: Repository on the Hugging Face Hub with a peers file, `owner/name`.
         lan: Whether to find, and be found by, nodes of the same run on the local network (mDNS).
+        threads: CPU threads to train with, of each process; 0: one a core.
+        processes: That train one unit together on this machine; 0: one a GPU.
+        sharded: Whether they cut the network among them instead of copying it.
+        compiled: Backend of `torch.compile` to train through; empty: none.
         up: Most bytes a second to send to others, all transfers together; 0: no limit.
         down: Most bytes a second to fetch from others, all transfers together; 0: no limit.
     """
@@ -44,6 +49,9 @@ class Settings:
     hub: str = ""
     lan: bool = True
     threads: int = 0
+    processes: int = 0
+    sharded: bool = False
+    compiled: str = ""
     up: int = 0
     down: int = 0
 
@@ -64,9 +72,10 @@ class Settings:
         return replace(cls(), **typed)
 
     @property
-    def training_threads(self) -> int:
-        """CPU threads of a training child; 0 in the settings means one per core."""
-        return self.threads or len(os.sched_getaffinity(0))
+    def means(self) -> Means:
+        """What of this machine trains a unit."""
+        threads = self.threads or len(os.sched_getaffinity(0))
+        return Means(threads, self.processes, self.sharded, self.compiled or None)
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -105,9 +114,9 @@ def _repository(_name: str, value: Any) -> str:
     return hub_repository(value if isinstance(value, str) else repr(value))
 
 
-def _threads(name: str, value: Any) -> int:
+def _number(name: str, value: Any) -> int:
     if not str(value).isdecimal():
-        raise UsageError(f"{name} = {value!r} is not a number of CPU threads", hint="Give 0 for all cores, or 1, 2, …")
+        raise UsageError(f"{name} = {value!r} is not a number of {name}", hint="Give 0 for all there are, or 1, 2, …")
     return int(value)
 
 
@@ -149,7 +158,9 @@ def _addresses(name: str, value: Any) -> tuple[str, ...]:
 
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "home": _folder,
-    "threads": _threads,
+    "threads": _number,
+    "processes": _number,
+    "sharded": _switch,
     "peers": _addresses,
     "announce": _addresses,
     "lan": _switch,

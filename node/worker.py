@@ -90,7 +90,7 @@ def say(kind: str, **fields: object) -> None:
 
 def train(job: Job, stop: Stop, ranks: Ranks = ALONE) -> None:
     """Train until the unit's last step, writing a checkpoint every `publish_every` steps and one when told to stop."""
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(job.means.threads)
     holdout = _shared(job, job.holdout, stop, ranks)
     if job.evaluate:
         _measure(job, _trainer(job, holdout), holdout)
@@ -142,7 +142,7 @@ def _train_segment(
         "holdout_loss_micro": round(trainer.evaluate(holdout, EVALUATION_SAMPLES) * 1e6),
         "started_s": int(started_s),
         "finished_s": int(time.time()),
-        "versions": _versions(job),
+        "versions": _versions(job, trainer.ranks),
         "begun_from": job.begun_from if from_step == job.resume_step else "memory",
     }
     if job.is_router:
@@ -225,8 +225,8 @@ def _trainer(job: Job, cache: LatentCache, ranks: Ranks = ALONE) -> Trainer:
         cache,
         job.recipe,
         (job.run, job.unit),
-        threads=job.threads,
-        compiled=job.compiled,
+        threads=job.means.threads,
+        compiled=job.means.compiled,
         precision=affordable(job.recipe["precision"], local_device()),
         ranks=ranks,
     )
@@ -277,7 +277,7 @@ def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
     )
 
 
-def _versions(job: Job) -> dict[str, str]:
+def _versions(job: Job, ranks: Ranks) -> dict[str, str]:
     """What a replay must know to expect equal bits."""
     return {
         "paris-node": version("paris-node"),
@@ -285,10 +285,10 @@ def _versions(job: Job) -> dict[str, str]:
         "numpy": version("numpy"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "threads": str(job.threads),
+        "threads": str(job.means.threads),
         "precision": affordable(job.recipe["precision"], local_device()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "ranks": f"{job.processes}{' sharded' if job.sharded else ''}",
+        "ranks": f"{ranks.count}{' sharded' if ranks.sharded else ''}",
     }
 
 
@@ -305,14 +305,15 @@ def main() -> int:
     Training gives way to the peer itself, whose records must be renewed in time.
     """
     job = Job.read(Path(sys.argv[1]))
-    if job.processes > 1 and "RANK" not in os.environ:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.processes)]
+    processes = job.means.shared_by(job.recipe["batch"], torch.cuda.device_count())
+    if processes > 1 and "RANK" not in os.environ:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, *launcher, "-m", "paris.node.worker", sys.argv[1]]
         os.execv(sys.executable, command)  # noqa: S606 (the peer must go on talking to this very process)
     os.nice(5)
     _be_deterministic()
     try:
-        with joined(job.sharded) as ranks:
+        with joined(job.means.sharded) as ranks:
             train(job, Stop(), ranks)
     except RefusedError as error:
         say("refused", what="a checkpoint is not what it claims to be", why=str(error))

@@ -30,6 +30,15 @@ def start(
     listen: ListenOption = None,
     name: Annotated[str | None, typer.Option("--name", help="What others see this node called.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads to train with; 0 for all.")] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="Processes that train one unit together; 0 for one a GPU.")
+    ] = None,
+    sharded: Annotated[
+        bool | None, typer.Option("--sharded", help="Cut the network among them (FSDP2): it does not fit one.")
+    ] = None,
+    compiled: Annotated[
+        str | None, typer.Option("--compiled", metavar="BACKEND", help="Train through torch.compile, like inductor.")
+    ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Only keep and serve data and checkpoints.")] = False,
     leave: Annotated[
         bool, typer.Option("--leave", help="Exit when the run is complete instead of serving on.")
@@ -43,7 +52,8 @@ def start(
     Ctrl-C (or SIGTERM) checkpoints, publishes and leaves; starting again goes on where it stopped.
     """
     with errors_to_exit_codes(as_json=json):
-        settings = Settings.load(home=home, peers=peer, listen=listen, name=name, threads=threads, up=up, down=down)
+        means: dict[str, Any] = {"threads": threads, "processes": processes, "sharded": sharded, "compiled": compiled}
+        settings = Settings.load(home=home, peers=peer, listen=listen, name=name, up=up, down=down, **means)
         report = _json_report if json else _text_report
         asyncio.run(contribute(RunKey.parse(run), settings, report, trains=not no_train, leave=leave))
 
@@ -61,9 +71,7 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
             if not peer.tried.answered and not peer.home.store.path(key.run):
                 raise peer.tried.error()
             genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
-            contributor = Contributor(
-                peer, key.run, genesis, settings.training_threads, settings.name, report, trains=trains
-            )
+            contributor = Contributor(peer, key.run, genesis, settings.means, settings.name, report, trains=trains)
             await contributor.introduce()
             addresses = tuple(peer.swarm.addrs)
             shared = str(key.with_peers(addresses))

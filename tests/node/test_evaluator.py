@@ -12,6 +12,7 @@ import pytest
 
 from paris.node.evaluator import MOST_REFUTED, Evaluator
 from paris.node.home import Home
+from paris.node.jobs import Means
 from paris.node.mirror import Mirror
 from paris.node.session import Place
 from paris.protocol.identity import Identity
@@ -54,7 +55,7 @@ def place(network: Any, tmp_path: Path) -> Place:
     library = Library(home.store, network)
     swarm = SimpleNamespace(book=SimpleNamespace(proven=set()))
     peer = SimpleNamespace(home=home, peer_id=home.identity().peer_id, library=library, swarm=swarm)
-    return Place(cast("Any", peer), network.run, network.genesis, threads=1)
+    return Place(cast("Any", peer), network.run, network.genesis, means=Means(threads=1))
 
 
 def look(place: Place, network: Any, evaluator: Evaluator) -> ResolvedUnit:

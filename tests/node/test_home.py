@@ -14,7 +14,7 @@ from PIL import Image
 
 from paris.node.grid import CELL_PX, captioned_grid, save_png
 from paris.node.home import Home
-from paris.node.jobs import Event, checkpoint_folders
+from paris.node.jobs import Event, Means, checkpoint_folders
 from paris.node.settings import Settings
 from paris.protocol.errors import UsageError
 from paris.registry.runkey import RunKey
@@ -152,7 +152,21 @@ class TestSettings:
             Settings.load({}, home=tmp_path)
 
     def test_zero_threads_means_every_core(self, tmp_path: Path) -> None:
-        assert Settings.load({}, home=tmp_path).training_threads >= 1
+        assert Settings.load({}, home=tmp_path).means.threads >= 1
+
+    def test_what_trains_is_set_like_everything_else(self, tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_text("processes = 2\nsharded = true\n")
+        means = Settings.load({"PARIS_COMPILED": "inductor"}, home=tmp_path, threads=3).means
+        assert means == Means(threads=3, processes=2, sharded=True, compiled="inductor")
+
+
+class TestProcesses:
+    @pytest.mark.parametrize(("gpus", "batch", "count"), [(0, 64, 1), (1, 64, 1), (4, 64, 4), (3, 64, 2), (8, 6, 6)])
+    def test_as_many_gpus_as_can_share_the_batch(self, gpus: int, batch: int, count: int) -> None:
+        assert Means(threads=1).shared_by(batch, gpus) == count
+
+    def test_who_asks_for_a_number_gets_it(self) -> None:
+        assert Means(threads=1, processes=3).shared_by(64, 1) == 3
 
 
 class TestCheckpointFolders:

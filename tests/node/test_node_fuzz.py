@@ -62,7 +62,7 @@ def bent(data: bytes):
 
 lines_of_toml = st.lists(
     st.sampled_from(
-        ["name", "listen", "peers", "announce", "up", "down", "lan", "threads", "hub", "home", "asked_peers"]
+        ["name", "listen", "peers", "announce", "up", "down", "lan", "threads", "sharded", "hub", "home", "asked_peers"]
     ).flatmap(lambda name: (json_values.map(json.dumps) | text).map(lambda value: f"{name} = {value}"))
     | text,
     max_size=4,

@@ -12,6 +12,7 @@ import pytest
 
 from paris.node.announcer import Announcer
 from paris.node.home import Home
+from paris.node.jobs import Means
 from paris.node.publisher import TIP_NOTE, Publisher, forget_state, held_manifest
 from paris.node.session import Place
 from paris.protocol.manifest import Manifest
@@ -28,7 +29,7 @@ def place(tmp_path: Path) -> Place:
 
     network, home = NetworkSimulator(), Home(tmp_path / "home")
     peer = cast("Any", SimpleNamespace(home=home, identity=home.identity(), peer_id=home.identity().peer_id))
-    return Place(peer, network.run, network.genesis, threads=1)
+    return Place(peer, network.run, network.genesis, means=Means(threads=1))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from paris.models.presets import PRESETS
 from paris.models.text import open_text_encoder
-from paris.node.jobs import Event, Job, checkpoint_folders
+from paris.node.jobs import Event, Job, Means, checkpoint_folders
 from paris.registry.clusters import cluster
 from paris.registry.features import open_features, survey
 from paris.registry.recipes import PLANS
@@ -52,7 +52,7 @@ def job(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
         claimed_loss_micro=None,
         work="",
         cache=str(folder / "cache"),
-        threads=1,
+        means=Means(threads=1),
     )
 
 
@@ -182,7 +182,10 @@ def test_truncated_shard_is_named(job: Job, tmp_path: Path) -> None:
 def test_two_processes_train_one_unit_and_a_stop_writes_a_checkpoint(job: Job, tmp_path: Path) -> None:
     """The child becomes `torchrun`, under the same process id: what the peer sees and signals stays one child."""
     together = replace(
-        job, work=str(tmp_path / "two"), processes=2, recipe=job.recipe | {"publish_every": 10, "steps": 40}
+        job,
+        work=str(tmp_path / "two"),
+        means=Means(threads=1, processes=2),
+        recipe=job.recipe | {"publish_every": 10, "steps": 40},
     )
     with start(together) as child:
         told = []
@@ -195,7 +198,7 @@ def test_two_processes_train_one_unit_and_a_stop_writes_a_checkpoint(job: Job, t
     assert [event.kind for event in told].count("resumed") == 1, "one rank speaks"
     stopped = max(checkpoint_folders(tmp_path / "two"))
     resume = str(tmp_path / "two" / f"checkpoint-{stopped}")
-    alone = replace(together, work=str(tmp_path / "one"), processes=1, resume=resume, resume_step=stopped)
+    alone = replace(together, work=str(tmp_path / "one"), means=Means(threads=1), resume=resume, resume_step=stopped)
     assert run_to_end(alone)[-1].fields["step"] == 40
 
 
