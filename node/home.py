@@ -26,7 +26,7 @@ class Home:
     """Everything a node keeps on disk.
 
     Layout: identity.key (0600) - store/ (content-addressed blobs) - work/<run>/<unit>/ (training state) - cache/
-    (ingested data) - peers/<run>.json (peers that answered before).
+    (ingested data) - peers/<run>.json (peers that answered before) - charters/<run>/ (what curators have said).
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,6 +92,10 @@ class Home:
     def peers(self, run: str) -> Path:
         """Where the good peers of a run are kept."""
         return self.path / "peers" / f"{run.removeprefix('sha256:')[:16]}.json"
+
+    def charter(self, run: str) -> Path:
+        """The folder in which what was seen of a run's curators is kept."""
+        return self.path / "charters" / run.removeprefix("sha256:")[:16]
 
     @property
     def cache(self) -> Path:

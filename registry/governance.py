@@ -26,6 +26,7 @@ from paris.protocol.records import Head
 from paris.protocol.validation import Received, check_record
 from paris.registry.atomic import write_bytes
 from paris.registry.library import Library
+from paris.registry.resolve import load_genesis
 from paris.registry.trainable import require_trainable
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,36 @@ class Governance:
     def _refuse(self, why: str) -> None:
         self.troubles.append(why)
         log.info("%s", why)
+
+
+async def follow_curators(
+    library: Library,
+    run: str,
+    memory: Path,
+    now_s: float,
+    providers: Sequence[str] = (),
+    hints: Sequence[str] | None = None,
+) -> Governance:
+    """What is in force in a run, from its key: recalled and brought up to date.
+
+    Args:
+        library: Store and network.
+        run: Run id.
+        memory: Folder in which this home keeps what it has seen of the run's curators.
+        now_s: UNIX seconds.
+        providers: Peers to ask for blobs.
+        hints: Addresses the key and the settings name, for the words of an error.
+
+    Raises:
+        UnavailableError: the genesis, or what a head in force names, is nowhere to be had.
+        SignatureError: the genesis is not signed by the curators it names.
+        RecordError: this version cannot train what it describes.
+        NetworkError: the network does not answer.
+    """
+    genesis = await load_genesis(library, run, providers, hints)
+    governance = await Governance.recall(library, run, genesis, memory, providers)
+    await governance.refresh(now_s, providers)
+    return governance
 
 
 async def _later(library: Library, charter: Charter, digest: str, providers: Sequence[str]) -> Charter:

@@ -26,3 +26,17 @@ DownOption = Annotated[
 LightOption = Annotated[
     bool, typer.Option("--light", help="Ask nodes directly, without the libp2p daemon and the DHT (extra: light).")
 ]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        metavar="head|latest",
+        help="The checkpoints the curators' head names, or the newest verified (default: head where there is one).",
+    ),
+]
+AtOption = Annotated[
+    str | None, typer.Option("--at", metavar="STEP|DATE", help="Checkpoints as they stood at a step or a date (UTC).")
+]
+ExpertsOption = Annotated[
+    str | None, typer.Option("--experts", metavar="LIST", help="Only these units, such as 0,2,router.")
+]

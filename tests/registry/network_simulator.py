@@ -213,6 +213,13 @@ class NetworkSimulator:
         numbers = {"loss_micro": 1, "tolerance_micro": 1, "samples": 1}
         self._announce(Verdict(unit=unit, checkpoint=checkpoint, **self._standard(who), **fields, **numbers))
 
+    def rule(self, *signed: bytes, who: Identity = CURATOR) -> None:
+        """Let a curator publish a head, last, and serve what it names."""
+        *blobs, head = signed
+        for blob in blobs:
+            self.serve(who, blob)
+        self.heads.append(head)
+
     def mirror(self, who: Identity, unit: str, checkpoint: str) -> None:
         """Let a peer copy a checkpoint with all its ancestors and files, and say so."""
         cursor: str | None = checkpoint
