@@ -114,11 +114,25 @@ class LightNetwork:
         everybody = self._everybody(providers)
         return await fetch.fetch_blob(self._host, digest, everybody, down=self._down, stall_s=self._patience_s)
 
-    async def fetch_file(self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress) -> str:
+    async def fetch_file(
+        self,
+        entry: FileEntry,
+        providers: Sequence[str],
+        partial: Path,
+        progress: Progress,
+        mirrors: Sequence[fetch.Source] = (),
+    ) -> str:
         """Complete `partial` from several providers at once; return the digest of the whole, hashed on the way."""
         everybody = self._everybody(providers)
         return await fetch.fetch_file(
-            self._host, entry, everybody, partial, progress, down=self._down, stall_s=self._patience_s
+            self._host,
+            entry,
+            everybody,
+            partial,
+            progress,
+            down=self._down,
+            stall_s=self._patience_s,
+            mirrors=mirrors,
         )
 
     def _everybody(self, first: Sequence[str]) -> list[str]:

@@ -51,10 +51,19 @@ class SwarmNetwork:
         """Return a small blob; every peer we are connected to is asked after the named providers."""
         return await fetch.fetch_blob(self._swarm, digest, await self._everybody(providers), down=self._down)
 
-    async def fetch_file(self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress) -> str:
+    async def fetch_file(
+        self,
+        entry: FileEntry,
+        providers: Sequence[str],
+        partial: Path,
+        progress: Progress,
+        mirrors: Sequence[fetch.Source] = (),
+    ) -> str:
         """Complete `partial` from several providers at once; return the digest of the whole, hashed on the way."""
         everybody = await self._everybody(providers)
-        return await fetch.fetch_file(self._swarm, entry, everybody, partial, progress, down=self._down)
+        return await fetch.fetch_file(
+            self._swarm, entry, everybody, partial, progress, down=self._down, mirrors=mirrors
+        )
 
     async def _everybody(self, first: Sequence[str]) -> list[str]:
         return list(dict.fromkeys((*first, *await self._swarm.neighbours())))

@@ -51,7 +51,7 @@ class LaterError(NetworkError):
 class Ranges(Protocol):
     """An open way to a source."""
 
-    async def read(self, digest: str, offset: int, length: int, stall_s: float) -> memoryview:
+    async def read(self, digest: str, /, offset: int, length: int, stall_s: float) -> memoryview:
         """Read a range of a blob; the content is not checked here. It holds until the next read.
 
         Raises:
@@ -247,6 +247,7 @@ class _Job:
                         await self._take_turns(source)
                     break
                 except LaterError as error:
+                    logger.warning("%s: %s", source.name, error)
                     self.busy[source.name] = error
                     await self._rest(error.wait_s)
         except BusyError as error:

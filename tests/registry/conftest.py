@@ -14,6 +14,7 @@ from paris.registry.library import Library
 from paris.registry.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "hub"))
 
 from network_simulator import NetworkSimulator
 

@@ -1,0 +1,194 @@
+"""What is published of a checkpoint and of a run: which files go where in a repository.
+
+A contributor's repository holds parts of a `ParisPipeline` folder, and beside them the proofs:
+
+    expert_0/  config.json, diffusion_pytorch_model.safetensors (bf16 average), metrics.json, manifest.json, contact.png
+    router/    likewise
+    provenance/  genesis.json, <unit>-<step>.checkpoint.json of the whole lineage
+    paris.json   the table of contents, written last
+    README.md    the model card
+
+A curator's holds the genesis, the data's manifest, the codec as `vae/`, peers.json, heads.json and the same table.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.shards import ShardError, read_shard
+from paris.protocol.digests import sha256_of
+from paris.protocol.errors import UnavailableError
+from paris.protocol.genesis import Genesis
+from paris.protocol.limits import LIMITS
+from paris.protocol.manifest import FileEntry, Manifest
+from paris.protocol.records import Checkpoint, open_checkpoint
+from paris.registry.hubindex import Index, Lying, Newest, folder_of
+from paris.registry.hubwriter import Change
+from paris.registry.modelcard import CARD, SHEET, CardUnit, contributor_card
+from paris.registry.store import Store
+from paris.registry.weights import METRICS, STATE, STATE_NOTE
+
+MANIFEST: Final = "manifest.json"
+GENESIS: Final = "provenance/genesis.json"
+SMALL_BYTES: Final = 2**20
+SHEET_PICTURES, SHEET_COLUMNS, THUMB_PX = 32, 8, 64
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A checkpoint with everything before it, oldest first, from the local store."""
+
+    segments: tuple[Checkpoint, ...]
+    digests: tuple[str, ...]
+
+    @property
+    def newest(self) -> Checkpoint:
+        """The checkpoint itself."""
+        return self.segments[-1]
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Who trained it, in order, each once in a row."""
+        signers = [segment.signer for segment in self.segments]
+        return tuple(s for i, s in enumerate(signers) if i == 0 or signers[i - 1] != s)
+
+
+def lineage_of(store: Store, checkpoint: str) -> Lineage:
+    """Read a chain of statements from the store, where resolving or publishing has put it.
+
+    Raises:
+        UnavailableError: a statement is not here.
+    """
+    segments: list[Checkpoint] = []
+    digests: list[str] = []
+    cursor: str | None = checkpoint
+    while cursor is not None and len(segments) < LIMITS.lineage_checkpoints:
+        segments.append(open_checkpoint(store.get_bytes(cursor, LIMITS.blob_bytes)))
+        digests.append(cursor)
+        cursor = segments[-1].parent
+    return Lineage(tuple(reversed(segments)), tuple(reversed(digests)))
+
+
+def checkpoint_change(
+    store: Store, genesis: Genesis, run: str, repository: str, checkpoint: str, *, full_state: bool = False
+) -> Callable[[Index], Change | None]:
+    """What a repository still lacks of a checkpoint, as a function of its table of contents.
+
+    Args:
+        store: Holds the checkpoint and its lineage.
+        genesis: Of the run.
+        run: The run's digest.
+        repository: `owner/name`, for the card.
+        checkpoint: Digest of the statement.
+        full_state: Publish the training state too, where it is still here.
+
+    Raises:
+        UnavailableError: part of it is not in the store any more.
+    """
+    lineage = lineage_of(store, checkpoint)
+    unit, step = lineage.newest.unit, lineage.newest.to_step
+    files, digests = _files(store, genesis, run, lineage, full_state=full_state)
+
+    def change(index: Index) -> Change | None:
+        there = index.units.get(unit)
+        if there and (there.checkpoint == checkpoint or there.step > step):
+            return None
+        lacking = {path: data for path, data in files.items() if index.files.get(path) != digests[path]}
+        units = {**index.units, unit: Newest(checkpoint=checkpoint, step=step)}
+        known = {**dict.fromkeys(index.files), **dict.fromkeys(files)}
+        rows = [_card_unit(store, name, newest, known) for name, newest in sorted(units.items())]
+        lacking[CARD] = contributor_card(genesis, run, repository, rows).encode()
+        title = f"{unit} at step {step} of {genesis.target_steps(unit)}"
+        return Change(title, lacking, {unit: units[unit]}, digests=digests)
+
+    return change
+
+
+def _files(
+    store: Store, genesis: Genesis, run: str, lineage: Lineage, *, full_state: bool
+) -> tuple[dict[str, Path | bytes], dict[str, Lying]]:
+    """Every file of a checkpoint by its path in the repository, and what each is."""
+    newest, unit = lineage.newest, lineage.newest.unit
+    folder = folder_of(unit)
+    data = store.get_bytes(newest.manifest, LIMITS.blob_bytes)
+    files: dict[str, Path | bytes] = {f"{folder}/{MANIFEST}": data, GENESIS: store.get_bytes(run, LIMITS.blob_bytes)}
+    digests: dict[str, Lying] = {}
+    optional = {METRICS, *((STATE, STATE_NOTE) if full_state else ())}
+    for entry in Manifest.from_bytes(data).files:
+        if entry.name not in {CONFIG, WEIGHTS, *optional}:
+            continue
+        found = _content(store, entry)
+        if found is None and entry.name in optional:
+            continue
+        if found is None:
+            raise UnavailableError(f"{entry.name} of {unit} at step {newest.to_step} is not in the store any more")
+        files[f"{folder}/{entry.name}"] = found
+        digests[f"{folder}/{entry.name}"] = Lying(sha256=entry.sha256, size=entry.size)
+    for digest, segment in zip(lineage.digests, lineage.segments, strict=True):
+        path = f"provenance/{unit}-{segment.to_step:08d}.checkpoint.json"
+        files[path] = store.get_bytes(digest, LIMITS.blob_bytes)
+    if sheet := contact_sheet(store, genesis, unit):
+        files[f"{folder}/{SHEET}"] = sheet
+    return files, {**digests, **_described(files)}
+
+
+def _content(store: Store, entry: FileEntry) -> Path | bytes | None:
+    path = store.path(entry.sha256)
+    if path is None:
+        return None
+    return path if entry.name.endswith(".safetensors") else store.get_bytes(entry.sha256, SMALL_BYTES)
+
+
+def _described(files: Mapping[str, Path | bytes]) -> dict[str, Lying]:
+    return {p: Lying(sha256=sha256_of(d), size=len(d)) for p, d in files.items() if isinstance(d, bytes)}
+
+
+def _card_unit(store: Store, unit: str, newest: Newest, known: Mapping[str, object]) -> CardUnit:
+    """A unit as the card tells of it; of what another machine published here, only what the table says."""
+    folder = folder_of(unit)
+    has_sheet, has_state = f"{folder}/{SHEET}" in known, f"{folder}/{STATE}" in known
+    try:
+        lineage = lineage_of(store, newest.checkpoint)
+    except UnavailableError:
+        return CardUnit(unit, newest.step, newest.checkpoint, None, (), has_sheet, has_state)
+    loss = lineage.newest.holdout_loss_micro
+    return CardUnit(unit, newest.step, newest.checkpoint, loss, lineage.holders, has_sheet, has_state)
+
+
+def contact_sheet(store: Store, genesis: Genesis, unit: str) -> bytes | None:
+    """A PNG of the first pictures of a unit's cluster, from shards in the store; None where there are none."""
+    cluster = genesis.cluster(unit)
+    if cluster is None or not store.path(genesis.data.manifest):
+        return None
+    manifest = Manifest.from_bytes(store.get_bytes(genesis.data.manifest, LIMITS.blob_bytes))
+    path = store.path(manifest.entry(cluster.shards[0]).sha256)
+    if path is None:
+        return None
+    pictures: list[Image.Image] = []
+    try:
+        for sample in read_shard(path):
+            with Image.open(io.BytesIO(sample.picture)) as picture:
+                small = picture.convert("RGB").resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
+            pictures.append(small)
+            if len(pictures) == SHEET_PICTURES:
+                break
+    except (ShardError, OSError, ValueError):
+        return None
+    return _png(pictures) if pictures else None
+
+
+def _png(pictures: list[Image.Image]) -> bytes:
+    columns = min(SHEET_COLUMNS, len(pictures))
+    sheet = Image.new("RGB", (columns * THUMB_PX, -(-len(pictures) // columns) * THUMB_PX), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * THUMB_PX, i // columns * THUMB_PX))
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,168 @@
+"""Writing to repositories on the Hugging Face Hub: weights first, then one commit that makes all of it visible.
+
+Order: large files are uploaded one by one, which shows nobody anything and is not repeated after a kill; then a single
+`create_commit` adds everything that is small, the signed statement and the table of contents among it, and names the
+large files. That commit is the commit point: a reader sees all of a checkpoint or none. It is made on the commit whose
+table of contents was read (`parent_commit`), so that nobody's entries are lost and nothing is published twice.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import build_hf_headers
+
+from paris.protocol.digests import sha256_of
+from paris.protocol.errors import VerificationError
+from paris.registry.huberrors import HubError, answered, explained
+from paris.registry.hubindex import INDEX, INDEX_BYTES, Index, Lying, Newest
+
+MOST_RACES = 6
+"""How often a commit is tried again because somebody else's came first, or because the Hub showed an old state."""
+RACE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one commit shall add.
+
+    Attributes:
+        title: Of the commit.
+        files: Contents by path: a file on disk for large ones, bytes for small ones.
+        units: The checkpoints that become the newest with it.
+        repositories: Others of the run to name.
+        digests: Digests of files on disk, where known.
+    """
+
+    title: str
+    files: Mapping[str, Path | bytes]
+    units: Mapping[str, Newest] = field(default_factory=dict)
+    repositories: tuple[str, ...] = ()
+    digests: Mapping[str, Lying] = field(default_factory=dict)
+
+    def lying(self) -> dict[str, Lying]:
+        """What these files are, for the table of contents."""
+        small = {p: Lying(sha256=sha256_of(d), size=len(d)) for p, d in self.files.items() if isinstance(d, bytes)}
+        return {**{path: lying for path, lying in self.digests.items() if path in self.files}, **small}
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Where it stands.
+
+    Attributes:
+        commit: The Hub's name of the commit that holds it.
+        made: Whether this call made it; False: it stood there already.
+    """
+
+    repository: str
+    commit: str
+    made: bool
+
+
+class HubWriter:
+    """Writes with one person's token: HF_TOKEN's, or the one that `hf auth login` keeps. It is never logged.
+
+    Calls block; errors come as `HubError`.
+
+    Args:
+        endpoint: Of the Hub; None: HF_ENDPOINT, or huggingface.co.
+        token: None: the environment's.
+        sleep: Waits for seconds.
+        rng: Spreads retries.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        token: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._endpoint, self._token = endpoint or str(constants.ENDPOINT), token
+        self._api = HfApi(endpoint=self._endpoint, token=token, library_name="paris-node")
+        self._sleep, self._rng = sleep, rng or random.Random()
+
+    def me(self) -> str:
+        """The name this token belongs to.
+
+        Raises:
+            HubError: there is no token, the Hub does not know it, or does not answer.
+        """
+        try:
+            return str(self._api.whoami()["name"])
+        except Exception as error:
+            raise explained(error, "this account") from error
+
+    def update(self, repository: str, run: str, change: Callable[[Index], Change | None]) -> Committed:
+        """Add to a repository, which is made where it is not there yet.
+
+        Args:
+            repository: `owner/name`.
+            run: The run it belongs to.
+            change: What to add to a table of contents; None: nothing is missing. Asked again when another commit came
+                first.
+
+        Raises:
+            HubError: the Hub refuses, cannot be reached, or others kept coming first.
+        """
+        for race in range(MOST_RACES):
+            try:
+                return self._try(repository, run, change)
+            except Exception as error:
+                told = explained(error, repository)
+                if told.status not in {409, 412} or race == MOST_RACES - 1:
+                    raise told from error
+            self._sleep(self._rng.uniform(0, RACE_S * 2**race))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _try(self, repository: str, run: str, change: Callable[[Index], Change | None]) -> Committed:
+        head = self._head(repository)
+        index = self._index(repository, head, run)
+        wanted = change(index)
+        if wanted is None:
+            return Committed(repository, head, made=False)
+        grown = index.grown(wanted.lying(), wanted.units, wanted.repositories)
+        large = [CommitOperationAdd(p, str(data)) for p, data in wanted.files.items() if isinstance(data, Path)]
+        for addition in large:
+            self._api.preupload_lfs_files(repository, [addition], num_threads=1, free_memory=False)
+        small = {p: data for p, data in wanted.files.items() if isinstance(data, bytes)}
+        additions = [*large, *(CommitOperationAdd(p, data) for p, data in {**small, INDEX: grown.to_bytes()}.items())]
+        made = self._api.create_commit(repository, additions, commit_message=wanted.title, parent_commit=head)
+        return Committed(repository, str(made.oid), made=True)
+
+    def _head(self, repository: str) -> str:
+        try:
+            return str(self._api.repo_info(repository).sha)
+        except RepositoryNotFoundError:
+            self._api.create_repo(repository, exist_ok=True)
+            return str(self._api.repo_info(repository).sha)
+
+    def _index(self, repository: str, commit: str, run: str) -> Index:
+        """The table of contents as of a commit; an empty one where there is none.
+
+        Raises:
+            HubError: the repository belongs to something else, which must not be written over.
+        """
+        url = f"{self._endpoint}/{repository}/resolve/{commit}/{INDEX}"
+        headers = build_hf_headers(token=self._token, library_name="paris-node")
+        answer = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        if answer.status_code == 404:
+            return Index(run=run)
+        if answer.status_code >= 400:
+            raise answered(answer.status_code, answer.headers, "", repository)
+        hint = "give another name with --hub"
+        try:
+            index = Index.from_bytes(answer.content[: INDEX_BYTES + 1])
+        except VerificationError as error:
+            what = f"the {INDEX} of {repository} cannot be read, so nothing is written to it"
+            raise HubError(what, str(error), hint, lasting=True) from error
+        if index.run != run:
+            raise HubError(f"{repository} holds another run", f"its {INDEX} says {index.run}", hint, lasting=True)
+        return index
