@@ -41,7 +41,7 @@ def save_state(
         CheckpointError: where a tensor is not finite; nothing is written then.
     """
     tensors = _flat(groups)
-    _check(folder / STATE, tensors, {name: tensor.shape for name, tensor in tensors.items()})
+    check_tensors(folder / STATE, tensors, {name: tensor.shape for name, tensor in tensors.items()})
     write_tensors(tensors, folder / STATE, dict(note))
     write_json({**note, **about, "torch": torch.__version__, "threads": torch.get_num_threads()}, folder / STATE_NOTE)
 
@@ -79,7 +79,7 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str
     for group in needed | groups.keys():
         if group not in needed and not EXTRA_AVERAGE.fullmatch(group):
             raise CheckpointError(f"{folder / STATE} holds {group!r}, which no training state has. Fetch it again.")
-        _check(folder / STATE, groups.get(group, {}), shapes)
+        check_tensors(folder / STATE, groups.get(group, {}), shapes)
     if any(bool((square < 0).any()) for square in groups.get(MOMENTS[1], {}).values()):
         raise CheckpointError(f"{folder / STATE} holds negative squares: the next step would destroy the weights.")
     return groups, note
@@ -98,7 +98,7 @@ def load_export(folder: Path, shapes: Mapping[str, torch.Size], names: Callable[
     weights: dict[str, Tensor] = {names(name): tensor for name, tensor in found.items()}
     if len(weights) < len(found):
         raise CheckpointError(f"{folder / WEIGHTS} holds one tensor under two names. Fetch it from somebody else.")
-    _check(folder / WEIGHTS, weights, shapes)
+    check_tensors(folder / WEIGHTS, weights, shapes)
     return weights
 
 
@@ -110,7 +110,7 @@ def export(folder: Path, network: Any, average: Mapping[str, Tensor]) -> None:
 def export_as(folder: Path, config: Mapping[str, Any], average: Mapping[str, Tensor]) -> None:
     """Do what `export` does, for a network of this config."""
     weights = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in average.items()}
-    _check(folder / WEIGHTS, weights, {name: tensor.shape for name, tensor in average.items()})
+    check_tensors(folder / WEIGHTS, weights, {name: tensor.shape for name, tensor in average.items()})
     write_json(dict(config), folder / CONFIG)
     write_tensors(weights, folder / WEIGHTS, {})
 
@@ -133,17 +133,13 @@ def _checked_step(note: dict[str, Any]) -> int:
     return int(step)
 
 
-def _check(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
-    wrong = sorted(
-        name
-        for name in {*tensors, *shapes}
-        if name not in tensors or name not in shapes or tensors[name].shape != shapes[name]
-    )
-    if wrong:
-        raise CheckpointError(
-            f"{path} does not fit this network: {len(wrong)} tensors are missing, unknown or of another shape, "
-            f"the first is {wrong[0]!r}. It was made with another preset."
-        )
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    """Refuse tensors that are not exactly those of a network with these shapes, or hold numbers no weights have.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, unknown, misshapen, of a foreign dtype or not finite.
+    """
+    check_shapes(path, {name: tensor.shape for name, tensor in tensors.items()}, shapes)
     foreign = sorted(name for name, tensor in tensors.items() if tensor.dtype not in ACCEPTED_DTYPES)
     if foreign:
         raise CheckpointError(
@@ -155,4 +151,23 @@ def _check(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch
         raise CheckpointError(
             f"{path} is poisoned: {len(poisoned)} tensors are not finite, the first is {poisoned[0]!r}. "
             "Whoever made it trained past a failure or means harm. Take an earlier checkpoint."
+        )
+
+
+def check_shapes(path: Path, found: Mapping[str, torch.Size], shapes: Mapping[str, torch.Size]) -> None:
+    """Refuse a file whose tensors are not exactly those of a network with these shapes.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, unknown or of another shape.
+    """
+    wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
+    if wrong:
+        first = f"{wrong[0]!r} is missing"
+        if wrong[0] not in shapes:
+            first = f"{wrong[0]!r} is unknown"
+        elif wrong[0] in found:
+            first = f"{wrong[0]!r} is {tuple(found[wrong[0]])} instead of {tuple(shapes[wrong[0]])}"
+        raise CheckpointError(
+            f"{path} does not fit this network: {len(wrong)} tensors are missing, unknown or of another shape, "
+            f"beginning with: {first}. It was made with another preset."
         )

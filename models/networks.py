@@ -19,16 +19,16 @@ from paris.models.checkpoints import CONFIG, CheckpointError, load_export
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return a folder's config.json.
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Return a folder's config.json, or another file like it.
 
     Raises:
         CheckpointError: where it is missing or no JSON object.
     """
-    path = folder / CONFIG
+    path = folder / name
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Fetch the folder again.") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} holds no JSON object. Fetch the folder again.")

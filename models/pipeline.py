@@ -27,6 +27,7 @@ from paris.models.experts import ExpertPool
 from paris.models.files import write_json
 from paris.models.latents import Autoencoder, Codec, open_codec
 from paris.models.networks import load_network, read_config
+from paris.models.paris_layout import is_released, open_released
 from paris.models.router import Router
 from paris.models.routing import Routing
 from paris.models.sampling import OnStep, Start, sample
@@ -86,7 +87,7 @@ class ParisPipeline(DiffusionPipeline):
         """Open a local pipeline folder.
 
         Args:
-            folder: what `save_pretrained` or a fetch wrote.
+            folder: what `save_pretrained` or a fetch wrote, or a release, see `paris.models.paris_layout`.
             options: `torch_dtype` (precision of experts and router), `memory_bytes` (cap on loaded experts' weights)
                 and `offload` (keep experts that leave an accelerator in the host's memory).
 
@@ -98,6 +99,8 @@ class ParisPipeline(DiffusionPipeline):
         if options:
             known = "torch_dtype, memory_bytes and offload"
             raise PipelineError(f"ParisPipeline.from_pretrained knows {known}, not {', '.join(options)}.")
+        if is_released(root):
+            return cls(*open_released(root, dtype=dtype, memory_bytes=memory_bytes, offload=offload))
         index = _read_json(root / INDEX, experts=int, codec=str)
         text = _read_json(root / TEXT, kind=str, name=str, tokens=int)
         absent = index.get("absent", [])
@@ -298,6 +301,16 @@ def write_index(
     write_json(text, folder / TEXT)
     if scheduler:
         FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+
+
+def remember(folder: Path, **measured: Any) -> None:
+    """Write what was measured of an ensemble, `top_k` or `router_temperature`, into its folder.
+
+    Raises:
+        PipelineError: the folder holds no ensemble.
+    """
+    index = _read_json(folder / INDEX, experts=int, codec=str)
+    write_json({**index, **measured}, folder / INDEX)
 
 
 def to_images(pictures_B3HW: Tensor) -> list[Image.Image]:

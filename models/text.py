@@ -97,12 +97,10 @@ class _Transformer:
 
     def __init__(self, name: str, folder: Path, tokens: int) -> None:
         self.name, self.tokens = name, tokens
-        whole = (folder / "config.json").is_file()
-        self._folder = folder if whole else folder / "text_encoder"
+        within = (folder / "text_encoder" / "config.json").is_file()
+        self._folder, words = (folder / "text_encoder", folder / "tokenizer") if within else (folder, folder)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                folder if whole else folder / "tokenizer", local_files_only=True
-            )
+            self.tokenizer = AutoTokenizer.from_pretrained(words, local_files_only=True)
             model, found = self.network.from_pretrained(
                 self._folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
