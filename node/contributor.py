@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from paris.node.announcer import Announcer
 from paris.node.credentials import in_force
 from paris.node.evaluator import Evaluator
+from paris.node.follower import Follower
 from paris.node.jobs import Means
 from paris.node.mirror import Mirror
 from paris.node.peer import Peer, now_s
@@ -21,10 +22,11 @@ from paris.node.publisher import Publisher, stand_behind_again
 from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
 from paris.node.survey import Survey, Surveyor, peer_names, steady_s
 from paris.protocol.claims import Action, Complete, MakeClaim, Measure, Train, Wait, Withdraw, decide, fruitless, idle_s
+from paris.protocol.credentials import authority
 from paris.protocol.errors import NetworkError, ParisError, UnavailableError
 from paris.protocol.records import Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
-from paris.protocol.validation import RunRules
+from paris.registry.governance import Governance
 from paris.registry.resolve import ResolvedUnit
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ MOST_ADDRESSES = 32
 MOST_NAME_CHARS = 64
 MIRROR_EVERY_S = 60.0
 """A copy is made at most this long after a checkpoint was announced, and the time it takes to fetch."""
+FOLLOW_EVERY_S = 300.0
+"""Longest pause between two looks at what the curators say."""
 MOST_FAILURES = 3
 """Times in a row the training child may fail before the node gives up."""
 
@@ -52,12 +56,22 @@ class Contributor:
     """
 
     def __init__(
-        self, peer: Peer, run: str, genesis: Genesis, means: Means, name: str, report: Report, *, trains: bool = True
+        self,
+        peer: Peer,
+        run: str,
+        governance: Governance,
+        means: Means,
+        name: str,
+        report: Report,
+        *,
+        trains: bool = True,
     ) -> None:
-        self._peer, self._run, self._genesis = peer, run, genesis
+        self._peer, self._run = peer, run
         self._name, self._report, self._trains = name, report, trains
-        self._place = Place(peer, run, genesis, means)
-        credentials = in_force(peer.home, run, now_s(), genesis.curators)
+        self._place = Place(peer, run, governance.charter.genesis, means)
+        self._follower = Follower(self._place, governance, report)
+        credentials = in_force(peer.home, run, now_s(), self._genesis.curators)
+        self._acts_for = authority(peer.peer_id, credentials.envelopes, run, now_s(), self._genesis.curators).name
         self._announcer = Announcer(
             run, peer.identity, peer.swarm.publish, now_s, steady_s, credentials=credentials.carried
         )
@@ -81,7 +95,7 @@ class Contributor:
 
     async def run(self, *, leave_when_complete: bool) -> None:
         """Contribute until the run is complete (and then, unless told to leave, go on serving) or `stop` is called."""
-        background = [asyncio.create_task(self._upkeep()), asyncio.create_task(self._renew())]
+        background = [asyncio.create_task(work) for work in (self._upkeep(), self._renew(), self._follow())]
         try:
             while not self._stopping.is_set():
                 survey = await self._survey()
@@ -167,7 +181,6 @@ class Contributor:
 
     async def introduce(self) -> None:
         """Announce that this node is here for this run, and what it holds of it."""
-        self._peer.swarm.book.know(self._run, RunRules.of(self._genesis, self._run))
         fields = {
             "addrs": self._peer.swarm.addrs[:MOST_ADDRESSES],
             "agent": f"paris-node/{version('paris-node')} {self._name[:MOST_NAME_CHARS]}".strip(),
@@ -178,6 +191,7 @@ class Contributor:
 
     async def announce_again(self) -> None:
         """Announce everything this node stands behind to those who are there now."""
+        self._follower.hurry()
         self._announcer.hurry()
         await self._announcer.flush()
 
@@ -314,6 +328,20 @@ class Contributor:
             await self._announcer.flush()
             await asyncio.sleep(self._period_s / 2)
 
+    async def _follow(self) -> None:
+        """Follow the curators. Shut out by them, this node trains no longer; its next claim says why, and ends it."""
+        while True:
+            try:
+                await self._follower.look()
+                if self._session and not self._admitted:
+                    self._report("expelled", name=self._acts_for)
+                    self._session.stop()
+            except ParisError as error:
+                log.warning("what the curators say could not be read, will try again: %s", error)
+            except Exception:
+                log.exception("following the curators failed and will be tried again, training goes on")
+            await asyncio.sleep(min(FOLLOW_EVERY_S, self._idle_s))
+
     async def _survey(self, units: Sequence[str] | None = None) -> Survey | None:
         """Look until the network answers; None if told to stop before it did."""
         while not self._stopping.is_set():
@@ -323,6 +351,15 @@ class Contributor:
                 self._wait_for(f"the network is not reachable: {error}")
                 await self._pause(self._period_s)
         return None
+
+    @property
+    def _genesis(self) -> Genesis:
+        return self._place.genesis
+
+    @property
+    def _admitted(self) -> bool:
+        charter = self._place.charter
+        return charter is None or charter.admission.admits(self._acts_for)
 
     @property
     def _period_s(self) -> float:

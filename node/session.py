@@ -13,6 +13,7 @@ from pathlib import Path
 
 from paris.node.jobs import Event, Job, Means
 from paris.node.peer import Peer
+from paris.protocol.charter import Charter
 from paris.protocol.errors import ParisError, UnavailableError, VerificationError
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import Genesis
@@ -28,14 +29,24 @@ MEASURED = "measured"
 CHECKED_OUT = "checked-out"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
-    """Where a session works and what it may use."""
+    """Where a session works, what it may use, and what is in force there.
+
+    Attributes:
+        genesis: The newest version known.
+        charter: What the curators say, where this node follows them.
+    """
 
     peer: Peer
     run: str
     genesis: Genesis
     means: Means
+    charter: Charter | None = None
+
+    def follow(self, charter: Charter) -> None:
+        """Work by what is in force now."""
+        self.charter, self.genesis = charter, charter.genesis
 
     def work(self, unit: str) -> Path:
         """The unit's folder under the node's home."""

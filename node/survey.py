@@ -12,9 +12,10 @@ from paris.node.announcer import Announcer
 from paris.node.evaluator import Evaluator
 from paris.node.peer import now_s
 from paris.node.session import Place
+from paris.protocol.charter import Charter
 from paris.protocol.claims import Pending, UnitView, View, live, winner
 from paris.protocol.placement import watched
-from paris.protocol.records import Checkpoint, Claim, Genesis
+from paris.protocol.records import Checkpoint, Claim
 from paris.protocol.records import Peer as PeerRecord
 from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit, resolve
@@ -60,12 +61,12 @@ class Survey:
 
 
 async def look(
-    library: Library, run: str, genesis: Genesis
+    library: Library, run: str, charter: Charter
 ) -> tuple[ResolvedRun, dict[str, tuple[Claim, ...]], dict[str, str]]:
     """Read every record of a run and verify what it points to: lineages, claims, peers' names. Measures nothing."""
     names = await peer_names(library, run)
-    resolved = await resolve(library, run, tuple(names))
-    return resolved, await claims_of(library, run, genesis.units()), names
+    resolved = await resolve(library, run, tuple(names), charter=charter)
+    return resolved, await claims_of(library, run, charter.genesis.units()), names
 
 
 async def peer_names(library: Library, run: str) -> dict[str, str]:
@@ -119,7 +120,9 @@ class Surveyor:
             peers = len({*names, place.peer.peer_id})
             units = watched(place.run, place.peer.peer_id, place.genesis.units(), peers)
         proven = self._evaluator.proven
-        resolved = await resolve(library, place.run, tuple(names), self._judge, units=units, proven=proven)
+        resolved = await resolve(
+            library, place.run, tuple(names), self._judge, units=units, proven=proven, charter=place.charter
+        )
         self._evaluator.vouched |= {str(unit.checkpoint) for unit in resolved.units.values() if unit.evaluated}
         found = await claims_of(library, place.run, tuple(resolved.units))
         claims = {unit: tuple(c for c in live(all_, now_s()) if self._counts(c)) for unit, all_ in found.items()}

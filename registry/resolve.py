@@ -309,7 +309,8 @@ class _Look:
         for digest, step in sorted({(tip.checkpoint, tip.step) for tip in tips}):
             serving = tuple(tip.signer for tip in tips if tip.checkpoint == digest)
             try:
-                chained = await self._verified(unit, digest, (*serving, *self.providers))
+                others = tuple(tip.signer for tip in tips if tip.signer not in serving)
+                chained = await self._verified(unit, digest, (*serving, *self.providers, *others))
                 if chained.step != step:
                     raise LineageError(f"the tip says step {step}, the checkpoint {chained.step}")
             except (VerificationError, UnavailableError) as error:

@@ -62,20 +62,20 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
     """Open a peer and contribute until complete or told to stop."""
     from paris.node.company import Company
     from paris.node.contributor import Contributor
+    from paris.node.follower import follow
     from paris.node.home import Home
     from paris.node.peer import open_peer
-    from paris.registry.resolve import load_genesis
 
     with Home(settings.home).locked():
         async with open_peer(settings, key) as peer:
             if not peer.tried.answered and not peer.home.store.path(key.run):
                 raise peer.tried.error()
-            genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
-            contributor = Contributor(peer, key.run, genesis, settings.means, settings.name, report, trains=trains)
+            governance = await follow(peer, key.run, (*key.peers, *settings.peers))
+            contributor = Contributor(peer, key.run, governance, settings.means, settings.name, report, trains=trains)
             await contributor.introduce()
             addresses = tuple(peer.swarm.addrs)
             shared = str(key.with_peers(addresses))
-            report("ready", run=shared, peer_id=peer.peer_id, addrs=addresses, name=genesis.name)
+            report("ready", run=shared, peer_id=peer.peer_id, addrs=addresses, name=governance.charter.genesis.name)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, contributor.stop)

@@ -21,6 +21,7 @@ from paris.node.demo.prompts import PROMPTS
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.node.survey import look, rows
+from paris.protocol.charter import Charter
 from paris.protocol.errors import ParisError, UsageError
 from paris.registry.atomic import remove_tree, write_json
 from paris.registry.resolve import load_genesis
@@ -142,7 +143,7 @@ async def _watch(key: RunKey, out: Path, nodes: list[NodeProcess], deadline_s: f
         genesis = await load_genesis(peer.library, key.run)
         with Live(console=err, refresh_per_second=2, transient=not err.is_terminal) as live:
             while time.monotonic() < deadline_s:
-                resolved, claims, names = await look(peer.library, key.run, genesis)
+                resolved, claims, names = await look(peer.library, key.run, Charter.begin(genesis, key.run))
                 table = rows(resolved, claims, names)
                 if err.is_terminal:
                     live.update(units_table(f"{genesis.name}, {len(names)} peers", table))
