@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Protocol
 
 from paris.node.console import err
 from paris.node.home import Home
+from paris.node.hubaccess import addresses_on, open_hub, require_alone
 from paris.node.settings import Settings
 from paris.protocol.book import RecordBook
 from paris.protocol.errors import BootstrapError, NetworkError, ParisError, RecordError, UsageError, VerificationError
@@ -30,7 +31,8 @@ from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.protocol.transport.records import MOST_SLOTS, RecordStream
 from paris.protocol.transport.streams import STALL_S, Streams
 from paris.protocol.validation import UNKNOWN_RUN, RunRules, check_record
-from paris.registry.library import Library, Progress
+from paris.registry.hubnetwork import HubNetwork, PeerNetwork, WithHub
+from paris.registry.library import Library, Network, Progress
 from paris.registry.runkey import RunKey
 
 log = logging.getLogger(__name__)
@@ -217,23 +219,36 @@ class _Question:
 async def open_library(settings: Settings, key: RunKey, *, light: bool = False) -> AsyncIterator[Library]:
     """The home's library with a network behind it for somebody who only reads: a client of the DHT, or the light one.
 
+    The Hub is asked beside peers, and alone where no peer answers.
+
     Args:
         settings: Home, extra peers, limits.
         key: The run, with the addresses that came with it.
         light: Take the light one; it is taken anyway where hivemind is not installed.
 
     Raises:
-        BootstrapError: nobody answers.
+        BootstrapError: nobody answers, and the Hub has nothing of the run.
         UsageError: the light client is not installed.
     """
+    async with open_hub(settings, key) as hub, AsyncExitStack() as stack:
+        network: Network = hub
+        try:
+            network = WithHub(await stack.enter_async_context(_peers(settings, key, hub, light=light)), hub)
+        except BootstrapError as error:
+            err.print(await require_alone(hub, error), markup=False)
+        yield Library(Home(settings.home).store, network)
+
+
+@asynccontextmanager
+async def _peers(settings: Settings, key: RunKey, hub: HubNetwork, *, light: bool) -> AsyncIterator[PeerNetwork]:
     if light or _is_all_there_is():
-        async with _open_light(settings, key) as library:
-            yield library
+        async with _open_light(settings, key, hub) as network:
+            yield network
         return
     from paris.node.peer import open_peer  # noqa: PLC0415 - imports hivemind
 
     async with open_peer(settings, key, serve=False) as peer:
-        yield peer.library
+        yield peer.network
 
 
 def _is_all_there_is() -> bool:
@@ -244,8 +259,9 @@ def _is_all_there_is() -> bool:
 
 
 @asynccontextmanager
-async def _open_light(settings: Settings, key: RunKey) -> AsyncIterator[Library]:
+async def _open_light(settings: Settings, key: RunKey, hub: HubNetwork) -> AsyncIterator[LightNetwork]:
     known = dict.fromkeys((*settings.asked_peers, *key.peers, *settings.peers))
+    known = known or dict.fromkeys(await addresses_on(hub))
     if not known:
         hint = "this key names no peers: give one with --peer /ip4/…/tcp/…/p2p/…"
         raise BootstrapError("nobody is known who could be asked for this run", hint=hint)
@@ -258,4 +274,4 @@ async def _open_light(settings: Settings, key: RunKey) -> AsyncIterator[Library]
         network = LightNetwork(host, Throttle(settings.down))
         network.book.know(key.run, UNKNOWN_RUN)  # as far as room for records goes, this is the one run that counts
         await network.records(Peer.kind, key.run, "")
-        yield Library(Home(settings.home).store, network)
+        yield network

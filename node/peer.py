@@ -77,6 +77,7 @@ class Peer:
         sources: Where it looks for peers of its run.
         tried: What came of that when it joined.
         cache: The peers it remembers.
+        network: What the library asks.
     """
 
     home: Home
@@ -86,6 +87,7 @@ class Peer:
     sources: Sources
     tried: Tried
     cache: PeerCache
+    network: SwarmNetwork
 
     @property
     def peer_id(self) -> str:
@@ -113,8 +115,9 @@ async def open_peer(settings: Settings, key: RunKey, *, serve: bool = True) -> A
         sources = Sources(settings, key, cache, identity.peer_id)
         async with _joined(settings, sources, identity_path, home, serve=serve) as (swarm, tried):
             cache.note(tried.dials, now_s())
-            library = Library(home.store, SwarmNetwork(swarm, Throttle(settings.down)))
-            peer = Peer(home, identity, swarm, library, sources, tried, cache)
+            network = SwarmNetwork(swarm, Throttle(settings.down))
+            library = Library(home.store, network)
+            peer = Peer(home, identity, swarm, library, sources, tried, cache, network)
             if not serve:
                 if not tried.answered:
                     raise tried.error()

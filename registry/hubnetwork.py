@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from paris.protocol import strict_json
-from paris.protocol.errors import DigestError, NetworkError, ParisError, UnavailableError, VerificationError
+from paris.protocol.errors import DigestError, NetworkError, UnavailableError, VerificationError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry
 from paris.protocol.records import RECORD_KINDS, Checkpoint, Record, Tip, open_checkpoint
 from paris.protocol.transport.fetch import Source, fetch_from
 from paris.protocol.transport.rate import UNLIMITED, Throttle
-from paris.protocol.validation import check_record
+from paris.protocol.validation import Received, RunRules, check_record
 from paris.registry.hubindex import REPOSITORY
 from paris.registry.hubreader import HubReader, Shelf
 from paris.registry.library import Network, Progress
@@ -60,6 +60,7 @@ class HubNetwork:
     def __init__(self, hub: HubReader, down: Throttle = UNLIMITED, clock: Callable[[], float] = time.time) -> None:
         self.hub = hub
         self._down, self._clock = down, clock
+        self._rules: dict[str, RunRules] = {}
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Records of one slot; none where the Hub cannot be asked."""
@@ -67,9 +68,15 @@ class HubNetwork:
             return []
         if kind == Tip.kind:
             return list(await self._tips(slot))
-        if kind in RECORD_FILES and not slot:
-            return await self._filed(kind)
-        return []
+        return [received.record for received in await self._filed(kind, slot)]
+
+    async def envelopes(self, kind: str, run: str, slot: str) -> list[bytes]:
+        """The same as signed bytes, where they are: nobody signed that the Hub holds a checkpoint."""
+        return [received.envelope for received in await self._filed(kind, slot)] if run == self.hub.run else []
+
+    def know(self, run: str, rules: RunRules) -> None:
+        """Check records of a run by these rules from now on."""
+        self._rules[run] = rules
 
     async def fetch_blob(self, digest: str, _providers: Sequence[str]) -> bytes:
         """A small blob from any repository."""
@@ -99,18 +106,19 @@ class HubNetwork:
             log.info("a checkpoint on the Hub is left out: %s", error)
             return None
 
-    async def _filed(self, kind: str) -> list[Record]:
-        newest: dict[str, Record] = {}
-        for shelf in await self.hub.shelves():
+    async def _filed(self, kind: str, slot: str) -> list[Received]:
+        """Records that lie in files and hold now, the newest of every signer."""
+        newest: dict[str, Received] = {}
+        for shelf in await self.hub.shelves() if kind in RECORD_FILES and not slot else ():
             for envelope in await self._envelopes(shelf, kind):
                 try:
-                    record = check_record(envelope, self._clock(), {}).record
+                    received = check_record(envelope, self._clock(), self._rules)
                 except VerificationError:
                     continue
-                known = newest.get(record.signer)
-                if (record.kind, record.run) == (kind, self.hub.run) and (known is None or record.seq > known.seq):
-                    newest[record.signer] = record
-        return sorted(newest.values(), key=lambda record: record.signer)
+                record, known = received.record, newest.get(received.record.signer)
+                if (record.kind, record.run) == (kind, self.hub.run) and (not known or record.seq > known.record.seq):
+                    newest[record.signer] = received
+        return [newest[signer] for signer in sorted(newest)]
 
     async def _envelopes(self, shelf: Shelf, kind: str) -> list[bytes]:
         name = RECORD_FILES[kind]
@@ -139,19 +147,37 @@ class WithHub:
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Records of peers, and what only the Hub knows; peers that cannot be reached are missed only if both are."""
-        trouble: ParisError | None = None
+        asked = asyncio.create_task(self._hub.records(kind, run, slot))
+        trouble: NetworkError | None = None
         try:
             found = await self._peers.records(kind, run, slot)
         except NetworkError as error:
             found, trouble = [], error
-        self._hub.hub.learn(_repositories(found))
-        more = await self._hub.records(kind, run, slot)
+        more = await asked
+        if self._hub.hub.learn(_repositories(found)):
+            more = await self._hub.records(kind, run, slot)
         if trouble and not more:
             raise trouble
         known = {record.checkpoint for record in found if isinstance(record, Tip)} | {record.signer for record in found}
         tips = [record for record in more if isinstance(record, Tip) and record.checkpoint not in known]
         others = [record for record in more if not isinstance(record, Tip) and record.signer not in known]
         return [*found, *tips, *others]
+
+    async def envelopes(self, kind: str, run: str, slot: str) -> list[bytes]:
+        """Signed records of both."""
+        asked = asyncio.create_task(self._hub.envelopes(kind, run, slot))
+        try:
+            found = await self._peers.envelopes(kind, run, slot)
+        except NetworkError:
+            if more := await asked:
+                return more
+            raise
+        return list(dict.fromkeys((*found, *await asked)))
+
+    def know(self, run: str, rules: RunRules) -> None:
+        """Check records of a run by these rules from now on."""
+        self._peers.know(run, rules)
+        self._hub.know(run, rules)
 
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """A small blob, from a peer or else from the Hub."""

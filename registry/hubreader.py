@@ -35,6 +35,9 @@ FRESH_S = 120.0
 """How long a table of contents is taken for new."""
 ALONE_S = 600.0
 """How long a repository is left alone that has not what it should."""
+UNREACHABLE_S = 60.0
+"""How long the Hub is left alone for when it did not answer at all: peers must not wait for it."""
+CONNECT_S = 8.0
 PAUSE_S = 5.0
 """How long one is, that failed without saying for how long."""
 RETRY_S = 1.0
@@ -98,11 +101,12 @@ class HubReader:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    def learn(self, repositories: Iterable[str]) -> None:
-        """Look into these repositories too from now on."""
-        for repository in repositories:
-            if repository and len(self._shelves) < MOST_REPOSITORIES:
-                self._shelves.setdefault(repository, Shelf(repository))
+    def learn(self, repositories: Iterable[str]) -> bool:
+        """Look into these repositories too from now on; say whether any is new."""
+        new = [name for name in dict.fromkeys(repositories) if name and name not in self._shelves]
+        room = MOST_REPOSITORIES - len(self._shelves)
+        self._shelves |= {name: Shelf(name) for name in new[:room]}
+        return bool(new[:room])
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -162,8 +166,8 @@ class HubReader:
             log.warning("%s is dropped: %s", shelf.name, error)
             wait_s, shelf.lied = ALONE_S, True
         else:
-            known = isinstance(error, HubError) and 400 <= error.status < 500
-            wait_s = ALONE_S if known else PAUSE_S
+            status = error.status if isinstance(error, HubError) else -1
+            wait_s = UNREACHABLE_S if status == 0 else ALONE_S if 400 <= status < 500 else PAUSE_S
             log.info("%s is left alone for %.0f s: %s", shelf.name, wait_s, error)
         shelf.trouble, shelf.alone_until_s = str(error), self._clock() + wait_s
 
@@ -224,7 +228,7 @@ class HubReader:
         own = url.startswith(f"{constants.ENDPOINT}/")
         asking = build_hf_headers(library_name=_USER_AGENT, token=None if own else False)
         asking |= {"accept-encoding": "identity", **headers}
-        timeout = (self._patience_s, STALL_S, STALL_S, None)
+        timeout = (min(CONNECT_S, self._patience_s), self._patience_s, STALL_S, None)
         try:
             async with self._room, self._client.stream("GET", url, headers=asking, timeout=timeout) as answer:
                 self._check(answer, shelf)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hub_support import Hub
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent.parent / "hub"))
+sys.path.append(str(Path(__file__).parent.parent / "registry"))
 os.environ.setdefault("PARIS_LAN", "false")  # no test speaks to the local network
 
 
