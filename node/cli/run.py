@@ -9,11 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from paris.node.cli.amend import amend
 from paris.node.cli.options import HomeOption, JsonOption
+from paris.node.cli.promote import promote
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable, progress_bar
 from paris.node.settings import Settings
 
-app = typer.Typer(help="Make and look at runs.", no_args_is_help=True)
+app = typer.Typer(help="Make runs and decide about them.", no_args_is_help=True)
+app.command()(promote)
+app.command()(amend)
 
 
 @app.command()
