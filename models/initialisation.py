@@ -117,10 +117,12 @@ def initialise(file: Path, arguments: Mapping[str, Any], *, seed: int = 0) -> In
         checkpoints.CheckpointError: the file cannot be read, or a tensor is missing, unknown, misshapen or not finite.
         ValueError: no network has these arguments.
     """
+    with torch.device("meta"):
+        shape = DiT(**arguments)
+    source = _read(file, shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DiT(**arguments)
-    source = _read(file, network)
     state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
     rows = rows_of(TABLE, state, len(network.blocks))
     kept = to_ours(rows, source, network.patch)

@@ -1,8 +1,9 @@
-"""`paris-node models`: every preset, how large it is, what it needs and what can be done with it."""
+"""`paris-node models`: every preset, what it needs and what it is for; and what other people's layouts become here."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +11,9 @@ from rich.table import Table
 
 from paris.node.cli.options import JsonOption
 from paris.node.console import emit, err, errors_to_exit_codes, out
+from paris.protocol.errors import UsageError
 
-app = typer.Typer(help="Networks: what there is, and what it needs.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Samples that are in memory at once in training.")]
 CODEC_HINT = "--codec FOLDER, an AutoencoderKL as diffusers saves it, such as stabilityai/sd-vae-ft-mse"
@@ -32,6 +34,67 @@ def models(context: typer.Context, batch: BatchOption = 1, json: JsonOption = Fa
         for need in dict.fromkeys(need for row in rows for need in row["needs"]):
             names = ", ".join(row["name"] for row in rows if need in row["needs"])
             err.print(f"{names} need {need}", markup=False)
+
+
+@app.command()
+def init(
+    source: Annotated[
+        Path, typer.Argument(help="Weights of a class-conditional DiT, by its own names, as safetensors.")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Where to write the start.")],
+    model: Annotated[str, typer.Option("--model", help="Preset the experts are to have.")] = "dit-xl-2",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is new.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Make a start for `run create --start` from a diffusion transformer that was trained on ImageNet.
+
+    Patch embedding, positions and blocks are kept; text projection, cross-attention and head are new. The published
+    checkpoints, and whatever starts from them, may be used for non-commercial purposes only.
+    """
+    with errors_to_exit_codes(as_json=json):
+        from paris.models.initialisation import initialise
+        from paris.models.presets import PRESETS
+
+        if model not in PRESETS:
+            raise UsageError(f"there is no preset {model!r} with experts", hint=f"Choose one of {', '.join(PRESETS)}.")
+        begun = initialise(source, PRESETS[model].expert, seed=seed)
+        begun.save(folder)
+        report = begun.report()
+        if json:
+            emit({"folder": str(folder), "model": model, **report})
+            return
+        for part, count in report["parameters"].items():
+            err.print(f"  {part}: {count / 1e6:.2f} M parameters in {len(report[part])} tensors", markup=False)
+        err.print(f"  left behind: {', '.join(report['left'])}", markup=False)
+        err.print(f"Begin with it: paris-node run create DATA --model {model} --start {folder}", markup=False)
+        out.print(str(folder), markup=False)
+
+
+@app.command()
+def release(
+    source: Annotated[Path, typer.Argument(help="An ensemble: a folder that `fetch` made, or a release.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write it in the layout of the Paris release.")],
+    router: Annotated[
+        Path | None, typer.Option("--router", help="Folder of a router that sees no text, as the layout wants.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--bf16", help="Write bf16 instead of fp32.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write an ensemble in the layout of the Paris release, for programs that read that one."""
+    with errors_to_exit_codes(as_json=json):
+        import torch
+
+        from paris.models.networks import load_network
+        from paris.models.paris_layout import save_released
+        from paris.models.pipeline import ParisPipeline
+        from paris.models.router import Router
+
+        dtype = torch.bfloat16 if half else torch.float32
+        pipeline = ParisPipeline.from_pretrained(source, torch_dtype=dtype)
+        save_released(pipeline, folder, router=load_network(Router, router, dtype) if router else None)
+        emit({"folder": str(folder), "experts": len(pipeline.ensemble)}) if json else out.print(
+            str(folder), markup=False
+        )
 
 
 def catalogue(batch: int = 1) -> list[dict[str, Any]]:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from rich.console import Console
-from typer.testing import CliRunner
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from typer.testing import CliRunner, Result
 
+from paris.models.dit import DiT
+from paris.models.ensemble import Ensemble
+from paris.models.initialisation import CLASSES, HEAD, source_shapes
+from paris.models.latents import Autoencoder
+from paris.models.pipeline import ParisPipeline
 from paris.models.presets import PRESETS, ROUTERS
+from paris.models.router import Router
+from paris.models.text import Clip
 from paris.node.cli.app import app
 from paris.node.cli.models import catalogue, models_table, size
 from paris.registry.recipes import PLANS
 
 pytestmark = pytest.mark.slow
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +98,65 @@ def test_sizes_are_in_decimal_units():
 
 def test_an_impossible_batch_is_a_usage_error():
     assert CliRunner().invoke(app, ["models", "--batch", "0"]).exit_code == 2
+
+
+def test_init_makes_a_start_out_of_an_imagenet_transformer(tmp_path):
+    arguments = PRESETS["micro"].expert
+    with torch.device("meta"):
+        found = {CLASSES: torch.Size((3, 32)), HEAD[0]: torch.Size((384, 32)), "pos_embed": torch.Size((1, 16, 32))}
+        shapes = source_shapes(DiT(**arguments), found)
+    save_file({name: torch.randn(shape) for name, shape in shapes.items()}, tmp_path / "dit.safetensors")
+    result = invoke("models", "init", tmp_path / "dit.safetensors", tmp_path / "start", "--model", "micro")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(tmp_path / "start")
+    assert f"--model micro --start {tmp_path / 'start'}" in result.stderr
+    told = json.loads(
+        invoke("models", "init", tmp_path / "dit.safetensors", tmp_path / "b", "--model", "micro", "--json").stdout
+    )
+    assert sum(told["parameters"].values()) == 75_008
+    assert (tmp_path / "start" / "config.json").is_file()
+
+
+def test_init_without_a_source_or_a_preset_is_explained(tmp_path):
+    result = invoke("models", "init", tmp_path / "dit.pt", tmp_path / "start")
+    assert result.exit_code == 1
+    assert "cannot be read as safetensors" in result.stderr
+    result = invoke("models", "init", tmp_path / "dit.pt", tmp_path / "start", "--model", "router-b-2")
+    assert result.exit_code == 2
+    assert "no preset 'router-b-2' with experts" in result.stderr
+
+
+@pytest.fixture
+def clip(tmp_path) -> Clip:
+    letters = [chr(c) for c in range(97, 123)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[]).save_pretrained(tmp_path / "clip")
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"vocab_size": 54, "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+    CLIPTextModel(CLIPTextConfig(**small, **ends)).save_pretrained(tmp_path / "clip")
+    return Clip("clip", tmp_path / "clip", 77)
+
+
+def test_a_release_is_written_and_drawn_from(tmp_path: Path, clip: Clip):
+    torch.manual_seed(0)
+    sizes = {"channels": 4, "height": 8, "patch": 2, "width": 16, "depth": 1, "heads": 2}
+    routers = [Router(**sizes, clusters=2, text_dim=width) for width in (16, 0)]
+    experts = [DiT(**sizes, text_dim=16) for _ in range(2)]
+    codec = Autoencoder("autoencoder-kl", AutoencoderKL(block_out_channels=(32,), norm_num_groups=8).eval())
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    ours = ParisPipeline(Ensemble(experts, routers[0]), codec, clip, scheduler, (4, 8, 8))
+    ours.save_pretrained(tmp_path / "ours")
+    index = tmp_path / "ours" / "text_encoder.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "name": str(tmp_path / "clip")}))
+    refused = invoke("models", "release", tmp_path / "ours", tmp_path / "release")
+    assert refused.exit_code == 1
+    assert "has a Router with text_dim 0" in refused.stderr
+    routers[1].save_pretrained(tmp_path / "blind")
+    written = invoke(
+        "models", "release", tmp_path / "ours", tmp_path / "release", "--router", tmp_path / "blind", "--bf16", "--json"
+    )
+    assert written.exit_code == 0, written.output
+    assert json.loads(written.stdout) == {"folder": str(tmp_path / "release"), "experts": 2}
+    drawn = invoke("generate", tmp_path / "release", "a fox", "--steps", 1, "--out", tmp_path / "fox.png", "--json")
+    assert drawn.exit_code == 0, drawn.output
+    assert (tmp_path / "fox.png").is_file()
