@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from paris.models import checkpoints
@@ -45,6 +46,11 @@ def replay(trainer: Trainer, state: Path, *, until: int, micro_batch: int | None
     trainer.load(state)
     if trainer.step > until:
         raise ValueError(f"The state in {state} has {trainer.step} steps and cannot be replayed until {until}.")
+    return retrace(trainer, until=until, micro_batch=micro_batch)
+
+
+def retrace(trainer: Trainer, *, until: int, micro_batch: int | None = None) -> Snapshot:
+    """Train on from where a trainer stands, as `replay` does from a state."""
     if micro_batch is not None:
         trainer.passes.keep_micro_batch(micro_batch)
     trainer.train(until)
@@ -62,14 +68,65 @@ def compare(replayed: Snapshot, begin: Path, claimed: Path) -> Comparison:
     Raises:
         checkpoints.CheckpointError: a state cannot be loaded.
     """
-    shapes = {name: tensor.shape for name, tensor in replayed.groups["weights"].items()}
-    before, _ = checkpoints.load_state(begin, shapes)
-    after, note = checkpoints.load_state(claimed, shapes)
-    moved = _distance(after["weights"], before["weights"])
+    before, _ = checkpoints.load_state(begin, _shapes(replayed))
+    return compare_state(replayed, before["weights"], claimed)
+
+
+def compare_state(replayed: Snapshot, before: Mapping[str, Tensor], claimed: Path) -> Comparison:
+    """Do what `compare` does, given the weights the stretch began with."""
+    after, note = checkpoints.load_state(claimed, _shapes(replayed))
+    moved = _distance(after["weights"], before)
     missed = _distance(after["weights"], replayed.groups["weights"])
     equal = checkpoints.state_digest(after, note) == replayed.digest()
-    return Comparison(equal, missed / moved if moved else (0.0 if missed == 0 else math.inf))
+    return Comparison(equal, _relative(missed, moved))
+
+
+def compare_export(replayed: Snapshot, before: Mapping[str, Tensor], claimed: Path) -> Comparison:
+    """Compare a replayed state with the weights its author published, where the author's state is gone.
+
+    What people draw with are these: the average, rounded to bf16. What rounding alone accounts for is taken off the
+    distance.
+
+    Args:
+        replayed: from `replay`.
+        before: the average the stretch began with.
+        claimed: folder of the exported weights it should have.
+
+    Raises:
+        checkpoints.CheckpointError: weights cannot be loaded.
+    """
+    average = replayed.groups["average"]
+    after = checkpoints.load_export(claimed, _shapes(replayed))
+    rounded = {name: tensor.to(after[name].dtype) for name, tensor in average.items()}
+    if all(torch.equal(rounded[name], after[name]) for name in after):
+        return Comparison(equal=True, deviation=0.0)
+    missed = math.sqrt(max(0.0, _distance(after, average) ** 2 - _distance(rounded, average) ** 2))
+    return Comparison(equal=False, deviation=_relative(missed, _distance(after, before)))
+
+
+def exports_average(replayed: Snapshot, state: Path, published: Path) -> bool:
+    """Whether published weights are the average of a published state, rounded: what was trained is what is drawn with.
+
+    Args:
+        replayed: of the same network, for its shapes.
+        state: folder of the state.
+        published: folder of the exported weights.
+
+    Raises:
+        checkpoints.CheckpointError: one of them cannot be loaded.
+    """
+    groups, _ = checkpoints.load_state(state, _shapes(replayed))
+    weights = checkpoints.load_export(published, _shapes(replayed))
+    return all(torch.equal(groups["average"][name].to(weights[name].dtype), weights[name]) for name in weights)
+
+
+def _shapes(snapshot: Snapshot) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in snapshot.groups["weights"].items()}
+
+
+def _relative(missed: float, moved: float) -> float:
+    return missed / moved if moved else (0.0 if missed == 0 else math.inf)
 
 
 def _distance(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float((left[name].double() - right[name]).square().sum()) for name in left))
+    return math.sqrt(sum(float((left[name].double() - right[name].double()).square().sum()) for name in left))

@@ -51,6 +51,15 @@ def checkpoint_files(manifest: Manifest, genesis: Genesis, unit: str) -> Manifes
     return _bounded(manifest, unit, {**notes, WEIGHTS: network_bytes, STATE: STATE_GROUPS * network_bytes})
 
 
+def state_file(manifest: Manifest, genesis: Genesis, unit: str) -> Manifest:
+    """The full training state alone.
+
+    Raises:
+        RecordError: there is none, or it is larger than the signed architecture can need.
+    """
+    return _bounded(manifest, unit, {STATE: STATE_GROUPS * _network_bytes(genesis, unit)})
+
+
 def weight_faults(config: Path, weights: Path, genesis: Genesis, unit: str) -> list[str]:
     """What keeps the network in these files from being the signed one, a sentence a fault. Reads every number."""
     kind, architecture = network_of(genesis, unit)

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paris.node.cli.options import HomeOption, JsonOption, LightOption, ListenOption, PeerOption, RunKeyArgument
-from paris.node.console import emit, err, errors_to_exit_codes, out, plain, printable, short
+from paris.node.cli.options import HomeOption, JsonOption, LightOption, ListenOption, PeerOption
+from paris.node.console import emit, err, errors_to_exit_codes
 from paris.node.settings import Settings
-from paris.protocol.errors import VerificationError
+from paris.protocol.errors import ParisError, UsageError, VerificationError
 from paris.registry.runkey import RunKey
 
 if TYPE_CHECKING:
-    from paris.registry.audit import Audit
+    from paris.registry.audit import Depth
+    from paris.registry.findings import Audit
+    from paris.registry.library import Library
+    from paris.registry.resolve import ResolvedRun
+
+Publish = Callable[[bytes], Awaitable[object]]
 
 
 def audit(
-    run: RunKeyArgument,
+    what: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run key, or a folder that was fetched.")],
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Measure hold-out losses again, on draws nobody could know.")
+    ] = False,
+    replay: Annotated[
+        int, typer.Option("--replay", min=0, metavar="N", help="Execute N random segments of training again.")
+    ] = 0,
+    sample: Annotated[
+        str, typer.Option("--sample", metavar="P%", help="Look at this share of all checkpoints only, at random.")
+    ] = "",
+    policy: Annotated[
+        str, typer.Option("--policy", help="head: what the curators promoted; latest: the newest of every unit.")
+    ] = "",
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write a page, all in one.")] = None,
+    provenance: Annotated[
+        Path | None,
+        typer.Option("--provenance", metavar="FILE", help="Also write an in-toto bundle (.intoto.jsonl) with SLSA."),
+    ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish/--no-publish", help="Sign what was measured, and tell the network.")
+    ] = True,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads to measure with; 0: one a core.")] = 0,
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
@@ -27,55 +61,156 @@ def audit(
 ) -> None:
     """Check every signature, digest and parent of a run, and say which level each expert reached.
 
-    Exit code 3 if any check fails.
+    Exit code 3 if any check fails. What was measured (--evaluate, --replay) is published as signed verdicts under this
+    home's name, so that audits accumulate; those of others are shown.
     """
+    from paris.node.cli.audit_text import print_report
+    from paris.registry.audit import Depth
+
     with errors_to_exit_codes(as_json=json):
         settings = Settings.load(home=home, peers=peer, listen=listen)
-        report = asyncio.run(audit_run(RunKey.parse(run), settings, light=light))
+        depth = Depth(evaluate, replay, _share(sample), secrets.token_hex(16), threads=threads or os.cpu_count() or 1)
+        files = Files(html, provenance)
+        if Path(what).is_dir():
+            report = asyncio.run(audit_folder(Path(what), settings, depth, files))
+        else:
+            key = RunKey.parse(what)
+            report = asyncio.run(audit_run(key, settings, depth, files, policy, publish=publish, light=light))
         emit(report.as_json()) if json else print_report(report)
         if not report.ok:
             raise typer.Exit(VerificationError.exit_code)
 
 
-async def audit_run(key: RunKey, settings: Settings, *, light: bool = False) -> Audit:
-    """Resolve a run and check all of it."""
-    from paris.node.light import open_library
+class Files:
+    """What is written besides the report on the terminal."""
+
+    def __init__(self, html: Path | None = None, provenance: Path | None = None) -> None:
+        self.html, self.provenance = html, provenance
+
+    def write(self, library: Library, resolved: ResolvedRun, report: Audit, settings: Settings) -> None:
+        """Write what was asked for."""
+        from paris.node.home import Home
+        from paris.registry.atomic import write_bytes
+        from paris.registry.provenance import bundle
+        from paris.registry.report import html_report
+
+        now_s = int(time.time())
+        if self.html:
+            write_bytes(self.html, html_report(report, now_s).encode())
+        if self.provenance:
+            identity = Home(settings.home).identity()
+            write_bytes(self.provenance, bundle(library, resolved, report, identity, now_s))
+
+
+async def audit_run(
+    key: RunKey,
+    settings: Settings,
+    depth: Depth | None = None,
+    files: Files | None = None,
+    policy: str = "",
+    *,
+    publish: bool = True,
+    light: bool = False,
+) -> Audit:
+    """Resolve a run, check all of it as deep as asked, write files and tell the network."""
+    from paris.node.home import Home
+    from paris.registry.audit import Depth
     from paris.registry.audit import audit as audit_resolved
-    from paris.registry.resolve import known_peers, load_genesis, resolve
+    from paris.registry.governance import follow_curators
+    from paris.registry.resolve import known_peers
+    from paris.registry.selection import Wish, select
 
-    async with open_library(settings, key, light=light) as library:
+    home, depth, wish = Home(settings.home), depth or Depth(), Wish(policy)
+    async with _network(settings, key, light=light) as (library, tell):
         providers = tuple(record.signer for record in await known_peers(library, key.run))
-        await load_genesis(library, key.run, providers, hints=(*key.peers, *settings.peers))
-        resolved = await resolve(library, key.run, providers)
-        return await audit_resolved(library, resolved, providers, lambda unit: err.print(f"checking {unit} …"))
+        hints, now_s = (*key.peers, *settings.peers), time.time()
+        governance = await follow_curators(library, key.run, home.charter(key.run), now_s, providers, hints)
+        selection = await select(library, governance.charter, providers, now_s, wish)
+        depth = replace(depth, folder=home.work(key.run, "audited"))
+        resolved, told = selection.resolved, lambda doing: err.print(f"{doing} …", markup=False)
+        report = await audit_resolved(library, resolved, providers, told, depth, selection.why)
+        (files or Files()).write(library, resolved, report, settings)
+        if publish and (depth.evaluate or depth.replay):
+            await _publish(report, library, home, tell)
+        return report
 
 
-def print_report(report: Audit) -> None:
-    """The report for people: every expert, its lineage, its checks, and what was not checked."""
-    out.print(f"[bold]{plain(report.name)}[/]  {report.run}")
-    out.print(
-        f"curated by {', '.join(short(c) for c in report.curators)}; data: {printable(report.data)}", markup=False
-    )
-    out.print(f"experts start from: {printable(report.start)}", markup=False)
-    for unit in report.units:
-        out.print(f"\n[bold]{unit.unit}[/]  step {unit.step}/{unit.target}  level: [bold]{unit.level}[/]")
-        for row in unit.lineage:
-            out.print(f"  {printable(_lineage_line(row))}", markup=False)
-        for check in unit.checks:
-            verdict = "[green]ok    [/]" if check.ok else "[red]FAILED[/]"
-            out.print(f"  {verdict} {check.name}: {plain(check.detail)}")
-    if report.units:
-        out.print(f"\nnot checked: {'; '.join(report.units[0].not_checked)}")
-    out.print(f"audit: {printable(report.verdict())}", style="green" if report.ok else "red", markup=False)
+async def audit_folder(folder: Path, settings: Settings, depth: Depth, files: Files) -> Audit:
+    """Check a fetched ensemble by what lies in its folder alone.
+
+    Raises:
+        UsageError: it is none, or something was asked for that a folder cannot give.
+    """
+    from paris.registry.audit import audit as audit_resolved
+    from paris.registry.folder import Fetched
+
+    if depth.evaluate or depth.replay or depth.share is not None:
+        hint = "Audit the run by its key; its files are then fetched from peers."
+        raise UsageError("a folder holds no hold-out data and no training states", "it cannot be measured", hint)
+    with tempfile.TemporaryDirectory(prefix="paris-audit-") as scratch:
+        fetched = Fetched.open(folder, Path(scratch))
+        resolved = await fetched.resolve()
+        told = lambda doing: err.print(f"{doing} …", markup=False)  # noqa: E731
+        report = await audit_resolved(fetched.library, resolved, (), told, replace(depth, alone=True), "this folder's")
+        report = fetched.with_strangers(report)
+        files.write(fetched.library, resolved, report, settings)
+        return report
 
 
-def _lineage_line(row: dict[str, Any]) -> str:
-    loss = row["claimed_holdout_loss_micro"]
-    claimed = f", claims hold-out loss {loss / 1e6:.4f}" if loss is not None else ""
-    parent = short(row["parent"]) if row["parent"] else "the start"
-    name = f" for {short(row['acts_for'])}" if row["acts_for"] != row["signer"] else ""
-    return (
-        f"{short(row['checkpoint'])}  steps {row['from_step']:>5} to {row['to_step']:>5} "
-        f"by {short(row['signer'])}{name} "
-        f"from {parent}, {row['finished']}{claimed}"
-    )
+@asynccontextmanager
+async def _network(settings: Settings, key: RunKey, *, light: bool) -> AsyncIterator[tuple[Library, Publish | None]]:
+    """The library, and what publishes a record: the light client cannot."""
+    from importlib.util import find_spec
+
+    if light or not find_spec("hivemind"):
+        from paris.node.light import open_library
+
+        async with open_library(settings, key, light=light) as library:
+            yield library, None
+        return
+    from paris.node.peer import open_peer
+
+    async with open_peer(settings, key, serve=False) as peer:
+        yield peer.library, peer.swarm.publish
+
+
+async def _publish(report: Audit, library: Library, home: object, tell: Publish | None) -> None:
+    """Sign and announce what was measured. That nobody took it is told, and changes nothing about the report."""
+    from paris.node.credentials import held
+    from paris.node.home import Home
+    from paris.protocol.records import Verdict
+    from paris.registry.verdicts import sign_verdict
+
+    assert isinstance(home, Home)
+    if tell is None:
+        err.print("verdicts are not published: the light client only reads")
+        return
+    try:
+        with home.locked():
+            identity, credentials = home.identity(), held(home, report.run).envelopes
+            for unit in report.units:
+                before = [r for r in await library.records("verdict", report.run, unit.unit) if isinstance(r, Verdict)]
+                own = next((record for record in before if record.signer == identity.peer_id), None)
+                signed = sign_verdict(unit, report.run, identity, int(time.time()), own, credentials)
+                if signed:
+                    await tell(signed)
+                    err.print(f"published a verdict on {unit.unit} as {identity.peer_id}", markup=False)
+    except ParisError as error:
+        err.print(f"verdicts are not published: {error}", markup=False)
+
+
+def _share(text: str) -> float | None:
+    """`5%` or `0.05`.
+
+    Raises:
+        UsageError: it is no share.
+    """
+    if not text:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"{text!r} is no share of the checkpoints", hint="Write --sample 5%.")
+    return share

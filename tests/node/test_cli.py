@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from paris.node.bootstrap import Source, Tried
 from paris.node.cli.app import app
-from paris.node.cli.audit import print_report
+from paris.node.cli.audit_text import print_report
 from paris.node.cli.generate import ensemble_folder
 from paris.node.cli.run import default_name
 from paris.node.cli.status import units_table
@@ -30,7 +30,7 @@ from paris.protocol.errors import NetworkError
 from paris.protocol.genesis import RunName
 from paris.protocol.transport.clock import Skew
 from paris.protocol.transport.daemon import Dial
-from paris.registry.audit import Audit, Check, UnitAudit
+from paris.registry.findings import Audit, Check, UnitAudit
 from paris.registry.recipes import PLANS
 
 DEAD_PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDqXSWvV53X4Brd2tAHvnTt2wppht6DjoEJQFmbvVNsub"

@@ -26,7 +26,8 @@ from paris.models.inspect import check_config
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import RecordError, UnavailableError
 from paris.protocol.manifest import Manifest, describe
-from paris.registry.audit import Audit, UnitAudit, audit
+from paris.registry.audit import audit
+from paris.registry.findings import Audit, UnitAudit
 from paris.registry.library import Library
 from paris.registry.resolve import resolve
 from paris.registry.weights import model_files
@@ -85,8 +86,9 @@ def test_an_honest_run_is_consistent_and_no_more_is_said(library, network):
     assert report.start == "scratch"
     for unit in report.units:
         assert (unit.step, unit.target, unit.level) == (TARGET, TARGET, "consistent")
-        assert [check.name for check in unit.checks] == ["lineage", "complete", "data", "start", "files", "weights"]
-        assert "not re-executed" in unit.not_checked[0]
+        expected = ["lineage", "complete", "data", "start", "claims", "files", "weights", "distinct"]
+        assert [check.name for check in unit.checks] == expected + (["copies"] if unit.unit != "router" else [])
+        assert unit.not_checked == ("training itself was not re-executed", "hold-out loss was not measured again")
 
 
 def test_the_report_is_plain_json(library, network):
@@ -132,7 +134,7 @@ def test_the_auditor_is_told_where_it_is(library, network):
     network.train()
     units: list[str] = []
     audited(library, progress=units.append)
-    assert units == list(network.genesis.units())
+    assert units == [f"checking {unit}" for unit in network.genesis.units()]
 
 
 def test_a_named_start_is_shown_and_checked(store):

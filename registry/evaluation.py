@@ -1,0 +1,214 @@
+"""Measuring experts again, on draws that follow from the auditor's secret; `registry/checks.py` judges the numbers.
+
+Each cluster has three sets of draws, equal for all experts that are measured on them: `published` (the ones behind its
+claim), `again` (the same samples and times with secret noise) and `elsewhere` (samples that are not among the published
+ones, with secret noise: hold-out samples where there are enough others, else training samples).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from paris.models.cache import LatentCache
+from paris.models.checkpoints import CheckpointError
+from paris.models.distributed import local_device
+from paris.models.dit import DiT
+from paris.models.evaluation import Probe, opposite, predict_nothing, public_probe, sample_losses, secret_probe
+from paris.models.networks import load_network
+from paris.models.objectives import Objective
+from paris.models.router import Router
+from paris.protocol.errors import ParisError, RecordError
+from paris.registry import checks
+from paris.registry.evidence import HOLDOUT, TRAIN, Evidence, in_words
+from paris.registry.findings import Check, Measured
+from paris.registry.resolve import ResolvedUnit
+from paris.registry.workshop import EVALUATION_SAMPLES, ROUTER, objective_of
+
+ENOUGH_UNSEEN = 64
+PUBLISHED, AGAIN, ELSEWHERE = "published", "again", "elsewhere"
+NOBODY = "nobody"
+TURNED = "turned"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one measurement found."""
+
+    checks: tuple[Check, ...]
+    measured: Measured | None = None
+    not_checked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of one unit's data.
+
+    Attributes:
+        sets: Cache and probe by name of the set.
+        where: What `elsewhere` is, in words.
+        unseen: Whether that are hold-out samples.
+    """
+
+    objective: Objective
+    sets: Mapping[str, tuple[LatentCache, Probe]]
+    where: str
+    unseen: bool
+
+
+@dataclass
+class Examiner:
+    """Measures checkpoints of a run.
+
+    Contract: every network is loaded once and measured on all data it is needed for; one is in memory at a time. All
+    numbers follow from the secret.
+
+    Attributes:
+        evidence: Where files come from.
+        secret: What nobody else may know before the report is out.
+        samples: Of each set of secret draws, at most.
+        most_rivals: Other experts to compare with, at most; None: all.
+    """
+
+    evidence: Evidence
+    secret: str
+    samples: int = EVALUATION_SAMPLES
+    most_rivals: int | None = None
+    _draws: dict[str, Draws] = field(default_factory=dict)
+    _losses: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)
+
+    async def examine(self, unit: ResolvedUnit, index: int) -> Examined:
+        """Measure one checkpoint of a unit's lineage."""
+        try:
+            name = f"{unit.unit}@{index}"
+            rivals = self._rivals(unit, index)
+            clusters = {unit.unit, *rivals}
+            for cluster in clusters:
+                await self._draw(cluster)
+            await self._measure(name, unit, await self.evidence.weights(unit, index), clusters)
+            for rival in rivals:
+                standing = self.evidence.resolved.units[rival]
+                await self._measure(rival, standing, await self.evidence.weights(standing, -1), clusters)
+        except (CheckpointError, RecordError) as error:
+            return Examined((Check("answers", ok=False, detail=str(error), level="evaluated"),))
+        except ParisError as error:
+            return Examined((), None, (f"hold-out loss was not measured again: {in_words(error)}",))
+        return self._conclude(name, unit, index, rivals)
+
+    def _rivals(self, unit: ResolvedUnit, index: int) -> list[str]:
+        """Other experts that learn in the same units of loss and are as far, or of which nothing better is known."""
+        genesis, step = self.evidence.genesis, unit.lineage[index].to_step
+        recipe = genesis.recipe(unit.unit)
+        others = [
+            other.unit
+            for other in self.evidence.resolved.units.values()
+            if other.lineage and other.unit != unit.unit and genesis.cluster(other.unit) and genesis.cluster(unit.unit)
+        ]
+        alike = [other for other in others if genesis.recipe(other) == recipe]
+        near = [other for other in alike if self.evidence.resolved.units[other].step <= step or unit.complete]
+        most = len(near) if self.most_rivals is None else min(self.most_rivals, len(near))
+        return sorted(random.Random(f"rivals {self.secret} {unit.unit}").sample(near, most))
+
+    async def _draw(self, unit: str) -> None:
+        if unit in self._draws:
+            return
+        recipe = self.evidence.genesis.recipe(unit).model_dump(mode="json")
+        objective, rng = objective_of(unit, recipe), np.random.default_rng(_number(f"rows {self.secret} {unit}"))
+        holdout = await self.evidence.data(unit, HOLDOUT)
+        published = public_probe(objective, holdout, EVALUATION_SAMPLES)
+        shape, times = tuple(holdout.latents_NCHW.shape[1:]), published.draw.t_B
+        unseen = np.setdiff1d(np.arange(len(holdout)), published.rows)
+        other, where = (holdout, "hold-out samples that no claim is about") if len(unseen) >= ENOUGH_UNSEEN else (
+            await self.evidence.data(unit, TRAIN, random.Random(f"shard {self.secret} {unit}")), "training samples",
+        )  # fmt: skip
+        rows = unseen if other is holdout else np.arange(len(other))
+        rows = rng.permutation(rows)[: self.samples]
+        self._draws[unit] = Draws(
+            objective,
+            {
+                PUBLISHED: (holdout, published),
+                AGAIN: (holdout, secret_probe(published.rows, times, shape, f"again {self.secret} {unit}")),
+                ELSEWHERE: (other, secret_probe(rows, times, shape, f"elsewhere {self.secret} {unit}")),
+            },
+            where,
+            other is holdout,
+        )
+
+    async def _measure(self, name: str, unit: ResolvedUnit, weights: Path, clusters: set[str]) -> None:
+        todo = [cluster for cluster in sorted(clusters) if (name, cluster) not in self._losses]
+        if todo:
+            found = await asyncio.to_thread(self._measured, unit.unit, weights, todo)
+            self._losses |= {(name, cluster): losses for cluster, losses in found.items()}
+
+    def _measured(self, unit: str, weights: Path, clusters: list[str]) -> dict[str, dict[str, np.ndarray]]:
+        torch.set_num_threads(self.evidence.threads)
+        device = local_device()
+        network: Any = load_network(Router if unit == ROUTER else DiT, weights)
+        torch.nn.Module.to(network, device)
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for cluster in clusters:
+            draws = self._draws[cluster]
+            wanted = draws.sets if cluster == unit else {k: v for k, v in draws.sets.items() if k != PUBLISHED}
+            found[cluster] = {
+                name: sample_losses(draws.objective, network, cache, probe, device)
+                for name, (cache, probe) in wanted.items()
+            }
+            if cluster == unit:
+                cache, probe = draws.sets[AGAIN]
+                found[cluster][TURNED] = sample_losses(draws.objective, opposite(network), cache, probe, device)
+                found[cluster][NOBODY] = self._nothing(unit, cache, probe, device)
+        return found
+
+    def _nothing(self, unit: str, cache: LatentCache, probe: Probe, device: torch.device) -> np.ndarray:
+        if unit == ROUTER:
+            return np.full(len(probe), math.log(len(self.evidence.genesis.clusters)))
+        return sample_losses(self._draws[unit].objective, predict_nothing, cache, probe, device)
+
+    def _conclude(self, name: str, unit: ResolvedUnit, index: int, rivals: list[str]) -> Examined:
+        draws, own = self._draws[unit.unit], self._losses[name, unit.unit]
+        claimed = unit.lineage[index].holdout_loss_micro
+        answers = checks.finite_answers(np.concatenate([own[PUBLISHED], own[AGAIN], own[ELSEWHERE]]))
+        if not answers.ok:
+            return Examined((answers,))
+        last = unit.lineage[index].to_step >= unit.target_steps
+        secret = own[ELSEWHERE] if draws.unseen else own[AGAIN]
+        leads = {cluster: self._leads(name, cluster, rivals) for cluster in (unit.unit, *rivals)}
+        here, there = (self._lead(name, unit.unit, rivals, which) for which in (AGAIN, ELSEWHERE))
+        found = [
+            answers,
+            checks.claimed_loss(claimed, own[PUBLISHED]),
+            checks.secret_loss(claimed, own[PUBLISHED], secret),
+            checks.learned(own[AGAIN], own[NOBODY], last=last),
+            checks.right_sign(own[AGAIN], own[TURNED]),
+            checks.not_only_public(here, there, draws.where),
+        ]
+        cluster = checks.own_cluster(unit.unit, leads) if rivals else None
+        missing = [] if cluster or unit.unit == ROUTER else ["nothing shows whose cluster's data it was trained on"]
+        if not draws.unseen:
+            missing.append("no hold-out samples are left that a claim is not about; training samples stood in for them")
+        tolerance = checks.secret_tolerance((claimed or 0) / 1e6, own[PUBLISHED], secret)
+        measured = Measured(round(float(secret.mean()) * 1e6), round(tolerance * 1e6), len(secret))
+        return Examined((*found, *([cluster] if cluster else [])), measured, tuple(missing))
+
+    def _leads(self, name: str, cluster: str, rivals: list[str]) -> np.ndarray:
+        return np.concatenate([self._lead(name, cluster, rivals, which) for which in (AGAIN, ELSEWHERE)])
+
+    def _lead(self, name: str, cluster: str, rivals: list[str], which: str) -> np.ndarray:
+        """Losses of an expert minus the mean of the others' on the same draws; without others, its losses."""
+        own = self._losses[name, cluster][which]
+        if not rivals:
+            return own
+        lead: np.ndarray = own - np.mean([self._losses[rival, cluster][which] for rival in rivals], axis=0)
+        return lead
+
+
+def _number(text: str) -> int:
+    return random.Random(text).getrandbits(64)
