@@ -76,7 +76,7 @@ class Follower:
     def __init__(self, place: Place, governance: Governance, report: Callable[..., None]) -> None:
         self._place, self._governance, self._report = place, governance, report
         self._due_s = 0.0
-        self._told: tuple[object, ...] = ()
+        self._told: tuple[int, int] = (1, 0)
         place.follow(governance.charter)
 
     async def look(self) -> bool:
@@ -91,7 +91,7 @@ class Follower:
         if changed:
             place.follow(governance.charter)
             self._due_s = 0.0
-            self._tell()
+        self._tell()
         await self._renew()
         await self._hand_on({*names, place.peer.peer_id})
         return changed
@@ -103,7 +103,7 @@ class Follower:
     def _tell(self) -> None:
         charter = self._governance.charter
         head = charter.head
-        told = (charter.genesis.version, head and head.version, charter.admission)
+        told = (charter.genesis.version, head.version if head else 0)
         if told == self._told:
             return
         self._told = told
