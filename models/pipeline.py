@@ -20,6 +20,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
+from paris.models.blocks import LARGEST
 from paris.models.centroids import CENTROIDS, Centroids
 from paris.models.conversion import Prediction
 from paris.models.ensemble import Ensemble
@@ -328,6 +329,8 @@ def _one_each(values: Any, prompts: int, name: str) -> list[Any]:
 
 
 def _expert_folders(root: Path, experts: int, absent: Any) -> list[Path]:
+    if experts > LARGEST["clusters"]:
+        raise PipelineError(f"{root} is no pipeline: {INDEX} names {experts} experts, and no ensemble has so many.")
     if not isinstance(absent, list) or not all(type(k) is int and 0 <= k < experts for k in absent):
         raise PipelineError(f"{root} is not a whole pipeline: {INDEX} names absent experts oddly. Fetch it again.")
     folders = [root / f"expert_{k}" for k in range(experts)]

@@ -15,6 +15,7 @@ from paris.node.cli.promote import promote
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable, progress_bar
 from paris.node.settings import Settings
 
+MODELS = "tiny, tiny-pixels, dit-s-2, dit-b-2, dit-b-2-pooled, dit-xl-2"
 app = typer.Typer(help="Make runs and decide about them.", no_args_is_help=True)
 app.command()(promote)
 app.command()(amend)
@@ -27,7 +28,7 @@ def create(
     ],
     clusters: Annotated[int, typer.Option("--clusters", min=1, max=4096, help="How many experts.")] = 8,
     model: Annotated[
-        str, typer.Option("--model", help="Preset, such as tiny or dit-xl-2; `paris-node models` lists them.")
+        str, typer.Option("--model", help=f"Preset: {MODELS}, or micro (for tests); see `paris-node models`.")
     ] = "tiny",
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     codec: Annotated[

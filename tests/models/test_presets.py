@@ -14,6 +14,7 @@ from paris.models.flops import training_flops
 from paris.models.footprint import footprint, step_needs
 from paris.models.inspect import check_config, check_weights
 from paris.models.networks import load_network
+from paris.models.pipeline import ParisPipeline, PipelineError
 from paris.models.presets import PRESETS, RELEASED_CLUSTERS, ROUTERS
 from paris.models.router import Router
 
@@ -130,3 +131,17 @@ def test_a_config_of_an_absurd_network_is_refused_before_anything_is_built(tmp_p
 def test_an_absurd_router_is_refused_too(name, value):
     with pytest.raises(ValueError, match=f"A Router with a {name} of"):
         Router(**{**PRESETS["micro"].router, "clusters": 2, name: value})
+
+
+def test_an_ensemble_of_absurdly_many_experts_is_refused_before_they_are_looked_for(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"experts": 10**12, "codec": "pixels"}))
+    (tmp_path / "text_encoder.json").write_text(json.dumps({"kind": "minilm", "name": "minilm", "tokens": 16}))
+    with pytest.raises(PipelineError, match="names 1000000000000 experts"):
+        ParisPipeline.from_pretrained(tmp_path)
+
+
+def test_a_config_of_absurd_depth_is_refused_too(tmp_path):
+    """Of the JSON itself: deeper than its reader can go."""
+    (tmp_path / "config.json").write_text('{"width": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        load_network(DiT, tmp_path)
