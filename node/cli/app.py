@@ -9,7 +9,23 @@ import warnings
 import typer
 from rich.logging import RichHandler
 
-from paris.node.cli import audit, credentials, demo, distill, doctor, fetch, generate, key, models, run, start, status
+from paris.node.cli import (
+    audit,
+    calibrate,
+    credentials,
+    data,
+    demo,
+    distill,
+    doctor,
+    fetch,
+    generate,
+    hub,
+    key,
+    models,
+    run,
+    start,
+    status,
+)
 from paris.node.console import err
 
 app = typer.Typer(
@@ -27,10 +43,13 @@ app.command("status")(status.status)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("distill")(distill.distill)
+app.command("calibrate")(calibrate.calibrate)
+app.add_typer(data.app, name="data")
 app.command("audit")(audit.audit)
 for command in (credentials.delegate, credentials.rotate, credentials.accept):
     key.app.command()(command)
 app.add_typer(key.app, name="key")
+app.add_typer(hub.app, name="hub")
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from paris.node.cli.corpus import cached
 from paris.node.cli.options import JsonOption
 from paris.node.console import emit, err, errors_to_exit_codes, progress_bar
 from paris.protocol.errors import UsageError
@@ -30,26 +30,16 @@ def distill(
     The student begins as a copy of the first expert. Stopped, it goes on from its last saved state when called again.
     """
     with errors_to_exit_codes(as_json=json):
-        from paris.models.cache import LatentCache
         from paris.models.distillation import as_pipeline, new_student_trainer
         from paris.models.distributed import local_device
-        from paris.models.ingestion import ingest, picture_side
         from paris.models.pipeline import ParisPipeline
         from paris.models.precision import affordable
         from paris.models.recipe import Recipe
 
-        for path in (source, *shards):
-            if not path.exists():
-                raise UsageError(f"{path} does not exist", hint="Name the ensemble's folder first, then its shards.")
+        if not source.is_dir():
+            raise UsageError(f"{source} is no folder", hint="Name the ensemble's folder first, then its shards.")
         teacher, device = ParisPipeline.from_pretrained(source), local_device()
-        side = picture_side(teacher.codec, teacher.shape[1])
-        parts = sorted(f"{path.resolve()} {path.stat().st_size}" for path in shards)
-        made = folder / f"cache-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.safetensors"
-        cache = (
-            LatentCache.open(made)
-            if made.exists()
-            else ingest(shards, teacher.codec, teacher.text, made, picture_px=side)
-        )
+        cache = cached(shards, teacher, folder)
         teacher.to(device)
         precision = affordable("bf16", device)
         recipe = Recipe(steps, batch, rate, warmup_steps=min(100, steps // 5), precision=precision)

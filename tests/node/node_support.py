@@ -10,8 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageDraw
 
+from paris.models.dit import DiT
+from paris.models.ensemble import Ensemble
+from paris.models.latents import Pixels
+from paris.models.pipeline import ParisPipeline
+from paris.models.presets import PRESETS
+from paris.models.router import Router
+from paris.models.text import open_text_encoder
 from paris.node.demo.processes import NodeProcess
 
 COMMAND = (sys.executable, "-m", "paris.node")
@@ -35,6 +44,21 @@ def draw_pictures(folder: Path) -> None:
             ):
                 picture.save(folder / f"{caption.replace(' ', '-')}.png")
                 (folder / f"{caption.replace(' ', '-')}.txt").write_text(caption)
+
+
+def draw_ensemble(folder: Path, experts: int) -> Path:
+    """Micro experts and a router, all parameters random."""
+    torch.manual_seed(0)
+    preset = PRESETS["micro"]
+    networks = [*(DiT(**preset.expert) for _ in range(experts)), Router(**preset.router, clusters=experts)]
+    with torch.no_grad():
+        for network in networks:
+            for parameter in network.parameters():
+                parameter.normal_(std=0.1)
+    mixing = Ensemble(networks[:-1], networks[-1])
+    text = open_text_encoder("minilm", "minilm", preset.text_tokens)
+    ParisPipeline(mixing, Pixels(), text, FlowMatchEulerDiscreteScheduler(), preset.shape).save_pretrained(folder)
+    return folder
 
 
 def paris_node(*arguments: object, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:

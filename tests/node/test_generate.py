@@ -7,19 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from node_support import draw_ensemble
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from paris.models import routing, schedulers
-from paris.models.dit import DiT
-from paris.models.ensemble import Ensemble
-from paris.models.latents import Pixels
-from paris.models.pipeline import ParisPipeline
-from paris.models.presets import PRESETS
-from paris.models.router import Router
-from paris.models.text import open_text_encoder
 from paris.node.cli import drawing
 from paris.node.cli.app import app
 from paris.node.cli.drawing import size_bytes
@@ -29,18 +21,7 @@ from paris.protocol.errors import UsageError
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three micro experts and a router, all parameters random."""
-    torch.manual_seed(0)
-    preset = PRESETS["micro"]
-    networks = [*(DiT(**preset.expert) for _ in range(3)), Router(**preset.router, clusters=3)]
-    with torch.no_grad():
-        for network in networks:
-            for parameter in network.parameters():
-                parameter.normal_(std=0.1)
-    folder = tmp_path_factory.mktemp("ensemble")
-    mixing = Ensemble(networks[:3], networks[3])
-    text = open_text_encoder("minilm", "minilm", preset.text_tokens)
-    ParisPipeline(mixing, Pixels(), text, FlowMatchEulerDiscreteScheduler(), preset.shape).save_pretrained(folder)
-    return folder
+    return draw_ensemble(tmp_path_factory.mktemp("ensemble"), experts=3)
 
 
 @pytest.fixture
