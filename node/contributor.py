@@ -189,6 +189,10 @@ class Contributor:
         await self._announcer.keep("peer", "", PeerRecord, PEER_LIFE_S, lambda: fields)
         await stand_behind_again(self._place, self._announcer)
 
+    def announce_soon(self) -> None:
+        """Let what this node stands behind be announced anew: there is more to say of it."""
+        self._announcer.hurry()
+
     async def announce_again(self) -> None:
         """Announce everything this node stands behind to those who are there now."""
         self._follower.hurry()

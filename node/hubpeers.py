@@ -8,16 +8,14 @@ nobody. It is read through the Hub's own client (endpoint, token, proxies), with
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 from huggingface_hub import get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
+from paris.node.abandon import abandonable
 from paris.protocol import strict_json
 from paris.protocol.errors import EnvelopeError, NetworkError, ParisError, VerificationError
 from paris.protocol.records import Peer as PeerRecord
@@ -28,7 +26,6 @@ FILE = "peers.json"
 FILE_BYTES = 512 * 2**10
 MOST_RECORDS = 64
 LIMIT_S = 8.0
-T = TypeVar("T")
 
 
 def peers_file(envelopes: Iterable[bytes]) -> bytes:
@@ -78,7 +75,7 @@ async def read_peers(repository: str, run: str, now_s: int, limit_s: float = LIM
     """
     deadline_s = time.monotonic() + limit_s
     try:
-        data = await _abandonable(lambda: _download(repository, deadline_s), limit_s)
+        data = await abandonable(lambda: _download(repository, deadline_s), limit_s, name="peers file")
     except TimeoutError as error:
         raise NetworkError(f"no answer in {limit_s:g} s") from error
     return peers_in(data, run, now_s)
@@ -110,32 +107,3 @@ def _bounded(chunks: Iterable[bytes], deadline_s: float) -> bytes:
         if time.monotonic() > deadline_s:
             raise NetworkError("the Hub sends too slowly")
     return bytes(data)
-
-
-async def _abandonable(work: Callable[[], T], limit_s: float) -> T:
-    """Blocking work that nobody waits for beyond the limit, not even the end of the program.
-
-    Raises:
-        TimeoutError: It takes longer.
-    """
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def finish(value: T | None, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error:
-            result.set_exception(error)
-        else:
-            result.set_result(value)  # type: ignore[arg-type]  # None only where T is
-
-    def run() -> None:
-        try:
-            outcome: tuple[T | None, BaseException | None] = (work(), None)
-        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
-            outcome = (None, error)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(finish, *outcome)
-
-    threading.Thread(target=run, daemon=True, name="peers file").start()
-    return await asyncio.wait_for(result, limit_s)

@@ -11,6 +11,7 @@ from typing import Any
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.node.announcer import Announcer
 from paris.node.credentials import held
+from paris.node.hubqueue import locator
 from paris.node.jobs import checkpoint_folders
 from paris.node.session import Place
 from paris.protocol import envelope
@@ -125,7 +126,7 @@ async def stand_behind(place: Place, announcer: Announcer, unit: ResolvedUnit) -
         "step": newest.to_step,
         "loss_micro": newest.holdout_loss_micro or 0,
     }
-    await _announce_tip(announcer, fields)
+    await _announce_tip(place, announcer, fields)
     write_json(place.work(unit.unit) / TIP_NOTE, fields)
 
 
@@ -135,13 +136,18 @@ async def stand_behind_again(place: Place, announcer: Announcer) -> list[str]:
     for unit in place.genesis.units():
         note = place.work(unit) / TIP_NOTE
         if note.exists():
-            await _announce_tip(announcer, json.loads(note.read_text()))
+            await _announce_tip(place, announcer, json.loads(note.read_text()))
             units.append(unit)
     return units
 
 
-async def _announce_tip(announcer: Announcer, fields: dict[str, Any]) -> None:
-    await announcer.keep("tip", fields["unit"], Tip, LIMITS.life_s["tip"], lambda: fields)
+async def _announce_tip(place: Place, announcer: Announcer, fields: dict[str, Any]) -> None:
+    """Announce a tip, from the moment the Hub holds the unit too with where it lies there."""
+
+    def located() -> dict[str, Any]:
+        return {**fields, **locator(place.peer.home, place.run, fields["unit"])}
+
+    await announcer.keep("tip", fields["unit"], Tip, LIMITS.life_s["tip"], located)
 
 
 def data_digests(manifest: bytes, names: list[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from paris.registry.runkey import hub_repository, peer_address
 
 _SIZE = TypeAdapter(ByteSize)
 _RATE = re.compile(r"\s*(?P<size>[0-9]{1,15}(\.[0-9]{1,6})?\s*([kKMGT]i?)?(B|bit)?)\s*(/s)?\s*")
+LONGEST_PREFIX_CHARS = 64
 _NOT_SETTINGS = frozenset({"home", "asked_peers"})
 _SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -31,6 +32,9 @@ class Settings:
         peers: Peers to join through. Those of the command line come first and add to those set for good.
         asked_peers: The ones of the command line among them.
         hub: Repository on the Hugging Face Hub with a peers file, `owner/name`.
+        publish: Where on the Hub this node publishes its checkpoints: `auto`, `name` or `owner/name`, to which run and
+            node are added; empty: nowhere.
+        publish_state: Whether full training states go there too.
         lan: Whether to find, and be found by, nodes of the same run on the local network (mDNS).
         threads: CPU threads to train with, of each process; 0: one a core.
         processes: That train one unit together on this machine; 0: one a GPU.
@@ -47,6 +51,8 @@ class Settings:
     peers: tuple[str, ...] = ()
     asked_peers: tuple[str, ...] = ()
     hub: str = ""
+    publish: str = ""
+    publish_state: bool = False
     lan: bool = True
     threads: int = 0
     processes: int = 0
@@ -120,6 +126,17 @@ def _number(name: str, value: Any) -> int:
     return int(value)
 
 
+def _publishing(name: str, value: Any) -> str:
+    """How a repository's name begins: letters, digits and `.-_`, with an owner before a slash or without."""
+    text = _text(name, value)
+    owner, slash, rest = text.partition("/")
+    hub_repository(f"{owner}/{rest}" if slash else f"owner/{owner}" if owner else "")
+    if len(rest or owner) > LONGEST_PREFIX_CHARS:
+        hint = f"Give {LONGEST_PREFIX_CHARS} characters at most: run and node are added to it"
+        raise UsageError(f"{name} = {text!r} is too long", hint=hint)
+    return text
+
+
 def _switch(name: str, value: Any) -> bool:
     text = str(value).lower()
     if text not in _SWITCH:
@@ -165,6 +182,8 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "announce": _addresses,
     "lan": _switch,
     "hub": _repository,
+    "publish": _publishing,
+    "publish_state": _switch,
     "up": _rate,
     "down": _rate,
 }

@@ -21,6 +21,8 @@ from paris.protocol.manifest import name_problem
 from paris.protocol.schema import Count, Digest, Extensible, One, Payload, Unit
 
 INDEX: Final = "paris.json"
+HUB: Final = "hub"
+"""In a tip's `ext`: the repository that holds the checkpoint too."""
 INDEX_BYTES: Final = LIMITS.blob_bytes
 MOST_FILES: Final = 16384
 MOST_REPOSITORIES: Final = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,14 +17,12 @@ from paris.protocol.records import RECORD_KINDS, Checkpoint, Record, Tip, open_c
 from paris.protocol.transport.fetch import Source, fetch_from
 from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.protocol.validation import Received, RunRules, check_record
-from paris.registry.hubindex import REPOSITORY
+from paris.registry.hubindex import HUB, REPOSITORY
 from paris.registry.hubreader import HubReader, Shelf
 from paris.registry.library import Network, Progress
 
 log = logging.getLogger(__name__)
 
-HUB = "hub"
-"""In a tip's `ext`: the repository on the Hub where the checkpoint is published too."""
 RECORD_FILES = {"peer": "peers.json", "head": "heads.json"}
 """Files of signed records in a repository, by kind; each is {"v": 1, <name of the file>: [<envelope>, ...]}."""
 RECORD_FILE_BYTES = 512 * 2**10
@@ -154,7 +152,7 @@ class WithHub:
         except NetworkError as error:
             found, trouble = [], error
         more = await asked
-        if self._hub.hub.learn(_repositories(found)):
+        if self._hub.hub.learn(repositories_in(found)):
             more = await self._hub.records(kind, run, slot)
         if trouble and not more:
             raise trouble
@@ -198,10 +196,10 @@ class WithHub:
         return await self._peers.fetch_file(entry, providers, partial, progress, mirrors)
 
 
-def _repositories(records: Sequence[Record]) -> list[str]:
-    """Repositories that tips name."""
+def repositories_in(records: Iterable[Record]) -> list[str]:
+    """Repositories that tips name, each once."""
     named = [record.ext.get(HUB) for record in records if isinstance(record, Tip)]
-    return [name for name in named if isinstance(name, str) and REPOSITORY.fullmatch(name)]
+    return list(dict.fromkeys(name for name in named if isinstance(name, str) and REPOSITORY.fullmatch(name)))
 
 
 def _tip(digest: str, checkpoint: Checkpoint, shelf: Shelf, now_s: int) -> Tip:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from paris.node.cli.hub import tell
 from paris.node.cli.options import (
     DownOption,
     HomeOption,
@@ -43,6 +45,17 @@ def start(
     leave: Annotated[
         bool, typer.Option("--leave", help="Exit when the run is complete instead of serving on.")
     ] = False,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            "--hub",
+            metavar="NAME",
+            help="Publish checkpoints on the Hugging Face Hub too: auto, name or owner/name; run and node are added.",
+        ),
+    ] = None,
+    hub_state: Annotated[
+        bool | None, typer.Option("--hub-state/--no-hub-state", help="Publish full training states there too.")
+    ] = None,
     up: UpOption = None,
     down: DownOption = None,
     json: JsonOption = False,
@@ -53,6 +66,7 @@ def start(
     """
     with errors_to_exit_codes(as_json=json):
         means: dict[str, Any] = {"threads": threads, "processes": processes, "sharded": sharded, "compiled": compiled}
+        means |= {"publish": hub, "publish_state": hub_state}
         settings = Settings.load(home=home, peers=peer, listen=listen, name=name, up=up, down=down, **means)
         report = _json_report if json else _text_report
         asyncio.run(contribute(RunKey.parse(run), settings, report, trains=not no_train, leave=leave))
@@ -64,24 +78,44 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
     from paris.node.contributor import Contributor
     from paris.node.follower import follow
     from paris.node.home import Home
+    from paris.node.hubaccess import open_hub, require_alone
+    from paris.node.hubpublishing import publishing
     from paris.node.peer import open_peer
+    from paris.registry.hubnetwork import WithHub
 
     with Home(settings.home).locked():
-        async with open_peer(settings, key) as peer:
+        async with open_hub(settings, key) as hub, open_peer(settings, key) as peer:
+            peer.library.network = WithHub(peer.network, hub)
             if not peer.tried.answered and not peer.home.store.path(key.run):
-                raise peer.tried.error()
+                err.print(await require_alone(hub, peer.tried.error()), markup=False)
             governance = await follow(peer, key.run, (*key.peers, *settings.peers))
-            contributor = Contributor(peer, key.run, governance, settings.means, settings.name, report, trains=trains)
-            await contributor.introduce()
-            addresses = tuple(peer.swarm.addrs)
-            shared = str(key.with_peers(addresses))
-            report("ready", run=shared, peer_id=peer.peer_id, addrs=addresses, name=governance.charter.genesis.name)
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, contributor.stop)
-            company = Company(peer, key.run, contributor.announce_again, report, random.Random(peer.peer_id))
-            await company.during(contributor.run(leave_when_complete=leave))
+            genesis = governance.charter.genesis
+
+            def told(event: str, **fields: Any) -> None:
+                report(event, **fields)
+                on_hub.hear(event, **fields)
+                if event == "hub":
+                    contributor.announce_soon()
+
+            async with publishing(settings, peer.home, key.run, genesis, peer.peer_id, told) as on_hub:
+                contributor = Contributor(peer, key.run, governance, settings.means, settings.name, told, trains=trains)
+                await contributor.introduce()
+                addresses = tuple(peer.swarm.addrs)
+                shared = str(key.with_peers(addresses))
+                report("ready", run=shared, peer_id=peer.peer_id, addrs=addresses, name=genesis.name)
+                _on_signals(contributor.stop)
+                company = Company(peer, key.run, contributor.announce_again, report, random.Random(peer.peer_id))
+                await company.during(contributor.run(leave_when_complete=leave))
+                _on_signals(on_hub.hurry)
+                if waiting := await on_hub.leave():
+                    report("hub-left", waiting=waiting)
             report("left")
+
+
+def _on_signals(act: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, act)
 
 
 def _json_report(event: str, **fields: Any) -> None:
@@ -108,6 +142,8 @@ def _text_report(event: str, **fields: Any) -> None:
             err.print(f"waiting: {printable(fields['reason'])}", markup=False)
         case "alone" | "online" | "clock":
             _tell_of_company(event, fields)
+        case "hub" | "hub-waits" | "hub-left":
+            tell(event, **fields)
         case "complete":
             err.print("[bold green]the run is complete[/]; still serving it, Ctrl-C leaves")
         case _:

@@ -23,6 +23,7 @@ class Fault:
         stale: Show the main branch as it was before its last commit.
         lost: Do what is asked, then hang up without an answer.
         hang: Answer nothing until the server ends.
+        mute: Do what is asked, then answer nothing until the server ends.
     """
 
     match: str
@@ -35,6 +36,7 @@ class Fault:
     stale: bool = False
     lost: bool = False
     hang: bool = False
+    mute: bool = False
 
 
 class Faults:

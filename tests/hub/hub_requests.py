@@ -53,12 +53,11 @@ class Answer(BaseHTTPRequestHandler):
         self._unread, self._chunked = int(self.headers.get("content-length") or 0), False
         self._chunked = self.headers.get("transfer-encoding", "") == "chunked"
         asked = f"{self.command} {self.path}"
-        self.server.requests.append(asked)
+        self.server.note(asked)
         self.struck = self.server.faults.of(asked)
         try:
             if any(fault.hang for fault in self.struck):
-                self.server.over.wait()
-                self.close_connection = True
+                self._hold()
             elif fault := next((fault for fault in self.struck if fault.status), None):
                 self._body()
                 self._send_json({"error": fault.message}, fault.status, fault.headers)
@@ -68,6 +67,11 @@ class Answer(BaseHTTPRequestHandler):
             self._body()
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
             self._send_json({"error": refusal.message}, refusal.status, {k: v for k, v in headers.items() if v})
+
+    def _hold(self) -> None:
+        self.server.note(f"held {self.command} {self.path}")
+        self.server.over.wait()
+        self.close_connection = True
 
     def _route(self) -> None:
         for method, pattern, answer in ROUTES:
@@ -241,6 +245,9 @@ class Answer(BaseHTTPRequestHandler):
         if any(fault.lost for fault in self.struck):
             self.close_connection = True
             return
+        if any(fault.mute for fault in self.struck):
+            self._hold()
+            return
         url = f"{self.server.endpoint}/{name}/commit/{made.oid}"
         self._send_json({"success": True, "commitOid": made.oid, "commitUrl": url, "pullRequestUrl": None})
 
@@ -346,6 +353,9 @@ class Answer(BaseHTTPRequestHandler):
 
     def get_requests(self) -> None:
         self._send_json(self.server.requests)
+
+    def await_request(self) -> None:
+        self._send_json(self.server.noted(self.query["match"]))
 
     # How it travels.
 
@@ -464,4 +474,5 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET|HEAD", rf"/lfs/{OID}/(?P<path>.+)", Answer.lfs_get),
     ("PUT", r"/-/faults", Answer.set_faults),
     ("GET", r"/-/requests", Answer.get_requests),
+    ("GET", r"/-/await", Answer.await_request),
 ]

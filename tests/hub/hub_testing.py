@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import huggingface_hub
 import pytest
@@ -55,6 +56,10 @@ class HubProcess:
         """What it was asked so far, as "METHOD /path"."""
         return list(json.loads(self._ask("GET", "/-/requests")))
 
+    def noted(self, match: str) -> bool:
+        """Wait until a request matches; "held METHOD /path" is one that gets no answer."""
+        return bool(json.loads(self._ask("GET", f"/-/await?match={quote(match)}")))
+
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
@@ -62,7 +67,7 @@ class HubProcess:
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         asked = urllib.request.Request(self.endpoint + path, body, method=method)
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=240) as answer:
             return bytes(answer.read())
 
 

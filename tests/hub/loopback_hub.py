@@ -10,6 +10,7 @@ prints {"endpoint": ...}; it takes faults at PUT /-/faults and tells what it was
 
 from __future__ import annotations
 
+import re
 import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -50,6 +51,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.tokens_seen: list[tuple[str, str]] = []
         self.over = threading.Event()
+        self._noted = threading.Condition()
         self._serving = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
@@ -68,6 +70,17 @@ class LoopbackHub(ThreadingHTTPServer):
     def read(self, name: str, path: str) -> bytes:
         """A file as it stands now."""
         return self.disk.object(self.disk.commits("models", name)[-1].files[path].sha256).read_bytes()
+
+    def note(self, request: str) -> None:
+        """Remember a request, or that it is held."""
+        with self._noted:
+            self.requests.append(request)
+            self._noted.notify_all()
+
+    def noted(self, match: str, limit_s: float = 200) -> bool:
+        """Wait until a request matches; whether one did."""
+        with self._noted:
+            return self._noted.wait_for(lambda: any(re.search(match, asked) for asked in self.requests), limit_s)
 
     def asked(self, part: str) -> list[str]:
         """The requests that hold a text."""
