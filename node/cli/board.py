@@ -61,7 +61,7 @@ async def finish(
     """
     from paris.node.curator import lasting_s, stay, write_proposal
     from paris.node.peer import now_s
-    from paris.registry.proposals import sign, wanting
+    from paris.registry.proposals import complete, sign, wanting
     from paris.registry.selection import describe_head, head_of, moment
 
     charter = desk.charter
@@ -77,7 +77,7 @@ async def finish(
         waiting = {"waiting_for": lacks.what, "signed_by": list(lacks.signed), "missing": lacks.missing}
         _tell(said | {"published": False, **waiting, "file": str(cosigned or file)}, told, json=json)
         return
-    alone = len(desk.charter.genesis.curators.keys) == 1 or desk.charter.genesis.curators.threshold == 1
+    alone = complete(signed, charter).genesis.curators.threshold == 1
     until = now_s() + lasting_s(life) if alone else 0
     after = await desk.publish(signed, until)
     assert after.head
