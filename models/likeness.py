@@ -1,4 +1,4 @@
-"""How alike networks are, number by number: read tensor by tensor, so that any number of any size fit in memory."""
+"""How alike networks are, number by number; read tensor by tensor, so that networks of any size fit in memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def likeness(files: Sequence[Path], start: Path | None = None) -> np.ndarray:
-    """Return how far networks of one architecture lie apart, relative to how far they went (K, K).
+    """Return how alike the ways of networks of one architecture are (K, K).
 
-    Entry (a, b) is |a - b| over the root mean square of |a - s| and |b - s|, over all matrices; s are the weights all
-    started from, or zero. Copies are at 0, networks that went independent ways at about the root of two.
+    Entry (a, b) is the cosine of a - s and b - s over all matrices; s are the weights all started from, or zero. Copies
+    are at 1, whatever they are scaled by, and stay near it under noise; independent trainings are near 0.
 
     Args:
         files: exported weights (K).
@@ -37,7 +37,6 @@ def likeness(files: Sequence[Path], start: Path | None = None) -> np.ndarray:
             if begun is not None:
                 rows -= begun.get_tensor(name).float().flatten().numpy()
             products += rows.astype(np.float32) @ rows.T
-    squares = np.diag(products)
-    apart = np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0)
-    went = (squares[:, None] + squares[None, :]) / 2
-    return np.sqrt(np.divide(apart, went, out=np.zeros_like(apart), where=went > 0))
+    lengths = np.sqrt(np.diag(products))
+    scale = np.outer(lengths, lengths)
+    return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)

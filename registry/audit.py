@@ -23,7 +23,7 @@ from paris.models.likeness import likeness
 from paris.protocol.errors import ParisError, UnavailableError
 from paris.protocol.manifest import Manifest
 from paris.protocol.progress import nothing_micro
-from paris.registry.checks import believable_claims, distinct_files, not_near
+from paris.registry.checks import believable_claims, distinct_files, no_copy
 from paris.registry.evaluation import Examiner
 from paris.registry.evidence import Evidence, in_words
 from paris.registry.findings import NOTHING, Audit, Check, Level, Measured, UnitAudit, reached, row
@@ -211,15 +211,15 @@ class _Auditor:
         try:
             start = await self._evidence.start()
             files = [path for name in experts if (path := whole[name].weights)]
-            distances = await asyncio.to_thread(likeness, files, start / WEIGHTS if start else None)
+            alike = await asyncio.to_thread(likeness, files, start / WEIGHTS if start else None)
         except (ParisError, SafetensorError) as error:
             said = in_words(error) if isinstance(error, ParisError) else str(error)
             for name in experts:
                 whole[name].unseen.append(f"whether it is a copy of another expert: {said}")
             return
         for a, name in enumerate(experts):
-            apart = {other: float(distances[a, b]) for b, other in enumerate(experts) if b != a}
-            whole[name].checks.append(not_near(name, apart))
+            cosines = {other: float(alike[a, b]) for b, other in enumerate(experts) if b != a}
+            whole[name].checks.append(no_copy(name, cosines))
 
     async def _digests(self, found: _Notes) -> list[str]:
         """Digests of the weights of every checkpoint whose manifest is still to be had, oldest first."""

@@ -19,8 +19,8 @@ from paris.registry.findings import Check
 
 SIGMAS = 4.0
 """How many standard errors a difference must have to be held against somebody: by chance alone once in 30,000."""
-NEAR = 0.1
-"""Relative distance below which two networks are one: honest ones lie ten times further apart, see `make cheats`."""
+ALIKE = 0.8
+"""Cosine of two experts' ways above which one is the other's copy; honest ones are near 0, see `make cheats`."""
 
 
 def mean_and_error(differences: np.ndarray) -> tuple[float, float]:
@@ -49,23 +49,23 @@ def distinct_files(unit: str, weights: Sequence[str], others: Mapping[str, str])
     return Check("distinct", ok=True, detail=f"no two of {len(weights)} checkpoints are the same, nor another unit's")
 
 
-def not_near(unit: str, distances: Mapping[str, float]) -> Check:
-    """Catches an expert copied from another cluster's and disguised by a little noise or a few steps.
+def no_copy(unit: str, alike: Mapping[str, float]) -> Check:
+    """Catches an expert copied from another cluster's and disguised by noise, by scaling, or by a few steps.
 
     Experts train on other data with other randomness; what they have in common is where they start, and that is
-    subtracted. A copy with noise of a few percent stays within a few percent of its source; two honest trainings end
-    about as far from each other as from their start.
+    subtracted. What is left of two honest trainings, in millions of dimensions, is nearly orthogonal. A copy points
+    the same way, until the noise on it is as large as all that was learned, and then little of that is left.
 
     Args:
         unit: Name of the unit.
-        distances: To the other experts by name, as `paris.models.likeness` measures them.
+        alike: Cosines with the other experts by name, as `paris.models.likeness` measures them.
     """
-    if not distances:
+    if not alike:
         return Check("copies", ok=True, detail="there is no other expert to compare with")
-    nearest = min(distances, key=lambda name: distances[name])
-    near = f"nearest is {nearest}, at {distances[nearest]:.3f} of the way both went"
-    if distances[nearest] < NEAR:
-        return Check("copies", ok=False, detail=f"{unit} is nearly {nearest}: {near}, honest ones are beyond {NEAR}")
+    nearest = max(alike, key=lambda name: alike[name])
+    near = f"the most alike is {nearest}, cosine {alike[nearest]:.3f}"
+    if alike[nearest] > ALIKE:
+        return Check("copies", ok=False, detail=f"one of {unit} and {nearest} is a copy: {near}, honest ones near 0")
     return Check("copies", ok=True, detail=near)
 
 
