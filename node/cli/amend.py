@@ -163,6 +163,11 @@ def _differences(charter: Charter, proposal: Proposal) -> tuple[list[str], Genes
         for name in ("curators", "lease", "replicas", "training", "ext"):
             if before[name] != after[name]:
                 lines += _changed(name, before[name], after[name])
+        pairs = ((old.training.expert, new.training.expert), (old.training.router, new.training.router))
+        if any(was.steps != now.steps and was.schedule != "constant" for was, now in pairs):
+            lines.append(
+                "mind: the learning rate follows the steps; what was trained by the old number replays otherwise"
+            )
     elif proposal.listed:
         listed = AdmissionList.parse(envelope.verify(proposal.listed, "admission").payload)
         admission = listed.admission

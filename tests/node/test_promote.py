@@ -115,6 +115,7 @@ class TestWords:
         assert {"genesis version 2, after 1", "replicas: 2 becomes 3", f"curators keys: with {BEN.peer_id}"} <= {*lines}
         assert "lease life_s: 60 becomes 50" in lines
         assert "training expert steps: 60 becomes 90" in lines
+        assert any(line.startswith("mind: the learning rate follows the steps") for line in lines)
 
     def test_who_comes_and_goes(self, charter) -> None:
         listed = Admission(policy="list", keys=(ANN.peer_id,))
@@ -146,7 +147,10 @@ STEPS = 60
 
 
 class Story:
-    """A curator and a contributor as real processes, and commands as people type them."""
+    """A curator and a contributor as real processes, and commands as people type them, with peers of their own.
+
+    Commands that come and go run in this process, in a thread: that saves each of them half a minute of imports.
+    """
 
     def __init__(self, homes: Path, key: RunKey) -> None:
         self.homes, self.key = homes, key
@@ -154,8 +158,16 @@ class Story:
 
     async def command(self, *arguments: object, home: str = "curator", code: int = 0) -> Any:
         where = ("--home", self.homes / home, "--listen", LOOPBACK, "--json")
+        typed = [str(argument) for argument in (*arguments, *where)]
+        done = await asyncio.to_thread(CliRunner().invoke, app, typed)
+        assert done.exit_code == code, done.output
+        return json.loads(done.stdout.splitlines()[-1])
+
+    async def process(self, *arguments: object, home: str = "curator") -> Any:
+        """A command that stays for a while and listens to signals: it needs a process of its own."""
+        where = ("--home", self.homes / home, "--listen", LOOPBACK, "--json")
         done = await asyncio.to_thread(paris_node, *arguments, *where)
-        assert done.returncode == code, done.stderr
+        assert done.returncode == 0, done.stderr
         return last_json(done)
 
     async def fetch(self, name: str, *wish: object, home: str) -> Any:
@@ -164,24 +176,11 @@ class Story:
 
 @pytest.fixture
 def story(pictures: Path, tmp_path: Path) -> Story:
-    created = paris_node(
-        *(
-            "run",
-            "create",
-            pictures,
-            "--clusters",
-            2,
-            "--model",
-            "micro",
-            "--steps",
-            STEPS,
-            "--publish-every",
-            STEPS // 2,
-        ),
-        *("--lease", 12, "--settle", 1, "--home", tmp_path / "curator", "--json"),
-    )
-    assert created.returncode == 0, created.stderr
-    return Story(tmp_path, RunKey.parse(last_json(created)["run"]))
+    options = f"--clusters 2 --model micro --steps {STEPS} --publish-every {STEPS // 2} --lease 12 --settle 1 --json"
+    typed = ["run", "create", str(pictures), *options.split(), "--home", str(tmp_path / "curator")]
+    created = CliRunner().invoke(app, typed)
+    assert created.exit_code == 0, created.output
+    return Story(tmp_path, RunKey.parse(json.loads(created.stdout.splitlines()[-1])["run"]))
 
 
 @pytest.mark.slow
@@ -212,7 +211,8 @@ def test_promote_revoke_and_expel_across_processes(story: Story) -> None:
 
             second = await story.command("run", "promote", story.key, "--without", "cluster-1")
             assert second["head"]["version"] == 2
-            fewer = await story.fetch("fewer", home="new user")
+            lightly = ("fetch", story.key, "--light", "--to", story.homes / "fewer")
+            fewer = await story.process(*lightly, home="new user")
             assert (list(fewer["units"]), fewer["head"]["version"]) == (["cluster-0", "router"], 2)
             assert not (story.homes / "fewer" / "expert_1").exists()
             assert json.loads((story.homes / "fewer" / "model_index.json").read_text())["absent"] == [1]
@@ -269,7 +269,7 @@ def test_two_curators_hand_a_proposal_to_and_fro_and_a_node_follows(tmp_path: Pa
             assert "may not sign" in stranger["message"]
             second = await amend_as("ben", "--cosign", file)
             assert (second["waiting_for"], second["signed_by"], second["missing"]) == ("head", [BEN.peer_id], 1)
-            third = await amend_as("curator", "--cosign", file, "--leave")
+            third = await story.process("run", "amend", story.key, "--cosign", file, "--leave")
             assert (third["published"], third["head"]["genesis_version"], third["head"]["version"]) == (True, 2, 1)
             assert third["head"]["signers"] == sorted([BEN.peer_id, CURATOR.peer_id])
             assert third["until"] == third["head"]["exp"]

@@ -230,11 +230,14 @@ class TestTheBookUnderNewRules:
             number: check_record(signed(make_claim(person(number), run=RUN), person(number)), NOW_S, book.rules)
             for number in (4, 5)
         }
-        for claim in claims.values():
+        other = make_claim(person(4), run=digest_of("other"))
+        elsewhere = check_record(signed(other, person(4)), NOW_S, {})
+        for claim in (*claims.values(), elsewhere):
             book.offer(claim, NOW_S)
         banned = Admission.parse({"policy": "open", "former": [{"key": person(4).peer_id, "until": NOW_S}]})
         book.know(RUN, dataclasses.replace(open_rules, admission=banned))
         assert book.slot(claims[4].key, NOW_S) == (claims[5],)
+        assert book.slot(elsewhere.key, NOW_S) == (elsewhere,)
         with pytest.raises(SignatureError, match="shut it out"):
             check_record(claims[4].envelope, NOW_S, book.rules)
 
