@@ -109,7 +109,8 @@ class Follower:
         self._told = told
         admitted = "everybody" if charter.admission.policy == "open" else f"{len(charter.admission.keys)} keys"
         units = sorted(charter.ensemble.units) if charter.ensemble else []
-        said = {"head": head.version, "until": head.exp} if head else {}
+        said: dict[str, object] = {"words": in_words(charter, now_s())}
+        said |= {"head": head.version, "until": head.exp} if head else {}
         self._report("curators", genesis=charter.genesis.version, admitted=admitted, ensemble=units, **said)
 
     async def _renew(self) -> None:

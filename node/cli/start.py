@@ -140,7 +140,7 @@ def _text_report(event: str, **fields: Any) -> None:
             err.print(f"  {fields['unit']}: {fields['done']} samples encoded", end="\r")
         case "waiting":
             err.print(f"waiting: {printable(fields['reason'])}", markup=False)
-        case "alone" | "online" | "clock":
+        case "alone" | "online" | "clock" | "curators" | "expelled":
             _tell_of_company(event, fields)
         case "hub" | "hub-waits" | "hub-left":
             tell(event, **fields)
@@ -159,5 +159,9 @@ def _tell_of_company(event: str, fields: dict[str, Any]) -> None:
                 err.print(f"  {printable(line)}", markup=False)
         case "online":
             err.print(f"in touch with {fields['peers']} other nodes", style="green")
+        case "curators":
+            err.print(f"the curators say: {fields['words']}", markup=False)
+        case "expelled":
+            err.print(f"the curators shut {fields['name']} out: training stops", style="yellow", markup=False)
         case "clock":
             err.print(f"{fields['detail']}\n  next: {fields['cure']}", style="yellow", markup=False)
