@@ -7,6 +7,7 @@ from typing import Any
 
 from paris.node.console import err
 from paris.node.home import Home
+from paris.node.hubqueue import HubQueue, queue_folder
 from paris.node.peer import Peer as OpenPeer
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
@@ -38,6 +39,7 @@ async def publish_registry(
     """
     home = Home(settings.home)
     records: dict[str, list[bytes]] = {}
+    own = HubQueue(queue_folder(home.path, key.run)).repository
     named: list[str] = []
     blobs: list[str] = []
     try:
@@ -47,17 +49,17 @@ async def publish_registry(
     except BootstrapError as error:
         err.print(f"no peer answers, so none is named: {error.what}", markup=False)
         genesis = await load_genesis(Library(home.store), key.run)
+    every = list(dict.fromkeys(filter(None, (own, *named, *more))))
     change = registry_change(
-        home.store, genesis, key.run, repository,
-        repositories=[*named, *more], records=records, blobs=blobs, data=data,
-    )  # fmt: skip
+        home.store, genesis, key.run, repository, repositories=every, records=records, blobs=blobs, data=data
+    )
     committed = HubWriter().update(repository, key.run, change)
     return {
         "run": str(RunKey(key.run, hub=repository)),
         "repository": repository,
         "commit": committed.commit,
         "changed": committed.made,
-        "repositories": [*dict.fromkeys((*named, *more))],
+        "repositories": every,
         **{RECORD_FILES[kind].removesuffix(".json"): len(found) for kind, found in records.items()},
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from paris.node.home import Home
 from paris.node.hubqueue import HubQueue, queue_folder
-from paris.node.hubupload import Report, Shop, Uploader
+from paris.node.hubupload import AUTO, Report, Shop, Uploader
 from paris.node.publisher import TIP_NOTE
 from paris.node.settings import Settings
 from paris.protocol.errors import ParisError, UsageError
@@ -37,7 +37,9 @@ async def publishing(
     uploader = None
     if settings.publish:
         queue = HubQueue(queue_folder(home.path, run))
-        shop = Shop(home.store, genesis, run, peer_id, settings.publish, settings.publish_state)
+        shop = Shop(
+            home.store, genesis, run, peer_id, settings.publish, settings.publish_state, identity=home.identity()
+        )
         uploader = Uploader(shop, queue, HubWriter(), report)
         _catch_up(home, run, genesis, peer_id, uploader)
     task = asyncio.create_task(uploader.run()) if uploader else None
@@ -87,7 +89,8 @@ async def push(settings: Settings, home: Home, run: str, genesis: Genesis, repor
     if not queue.waiting() and not queue.published():
         why = f"nothing waits in {queue.folder}"
         raise UsageError("there is nothing to publish on the Hub", why, "`paris-node start --hub auto` fills the queue")
-    shop = Shop(home.store, genesis, run, home.identity().peer_id, settings.publish or "auto", settings.publish_state)
+    identity, wish = home.identity(), settings.publish or AUTO
+    shop = Shop(home.store, genesis, run, identity.peer_id, wish, settings.publish_state, identity)
     queue.hurry()
     await Uploader(shop, queue, HubWriter(), report).round()
     return queue.as_json()

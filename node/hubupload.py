@@ -17,6 +17,7 @@ from paris.node.hubqueue import HubQueue, Waiting
 from paris.protocol.bucket import TokenBucket
 from paris.protocol.errors import ParisError, UnavailableError
 from paris.protocol.genesis import Genesis
+from paris.protocol.identity import Identity
 from paris.registry.atomic import make_directory
 from paris.registry.hubcheckpoint import checkpoint_change
 from paris.registry.huberrors import HubError
@@ -45,6 +46,7 @@ class Shop:
         wish: `auto`, or how the repository's name shall begin: `name`, `owner/name`.
         peer_id: Whose checkpoints: each contributor has a repository of its own.
         full_state: Publish training states too.
+        identity: Seals repositories with `model.sig`; None: they have none.
     """
 
     store: Store
@@ -53,6 +55,7 @@ class Shop:
     peer_id: str
     wish: str = AUTO
     full_state: bool = False
+    identity: Identity | None = None
 
     def repository(self, me: Callable[[], str], known: str = "") -> str:
         """The one repository of this contributor and run; `me` is asked for an owner where none is given or known."""
@@ -166,7 +169,13 @@ class Uploader:
         with FileLock(make_directory(queue.folder) / "publishing.lock", timeout=0):
             repository = shop.repository(self._writer.me, queue.repository)
             change = checkpoint_change(
-                shop.store, shop.genesis, shop.run, repository, item.checkpoint, full_state=shop.full_state
+                shop.store,
+                shop.genesis,
+                shop.run,
+                repository,
+                item.checkpoint,
+                full_state=shop.full_state,
+                identity=shop.identity,
             )
             committed = self._writer.update(repository, shop.run, change)
             if queue.repository != repository:

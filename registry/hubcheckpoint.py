@@ -4,6 +4,7 @@ A contributor's repository holds parts of a `ParisPipeline` folder, and beside t
 
     expert_0/  config.json, diffusion_pytorch_model.safetensors (bf16 average), metrics.json, manifest.json, contact.png
     router/    likewise
+    scheduler/   the sampler's settings
     provenance/  genesis.json, <unit>-<step>.checkpoint.json of the whole lineage
     paris.json   the table of contents, written last
     README.md    the model card
@@ -26,17 +27,28 @@ from paris.models.shards import ShardError, read_shard
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.protocol.genesis import Genesis
+from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry, Manifest
 from paris.protocol.records import Checkpoint, open_checkpoint
 from paris.registry.hubindex import Index, Lying, Newest, folder_of
 from paris.registry.hubwriter import Change
 from paris.registry.modelcard import CARD, SHEET, CardUnit, contributor_card
+from paris.registry.oms import (
+    KEY_STATEMENT,
+    PUBLIC_KEY,
+    SIGNATURE,
+    key_statement,
+    model_signature,
+    public_pem,
+    signing_key,
+)
 from paris.registry.store import Store
 from paris.registry.weights import METRICS, STATE, STATE_NOTE
 
 MANIFEST: Final = "manifest.json"
 GENESIS: Final = "provenance/genesis.json"
+SCHEDULER: Final = "scheduler/scheduler_config.json"
 SMALL_BYTES: Final = 2**20
 SHEET_PICTURES, SHEET_COLUMNS, THUMB_PX = 32, 8, 64
 
@@ -77,7 +89,14 @@ def lineage_of(store: Store, checkpoint: str) -> Lineage:
 
 
 def checkpoint_change(
-    store: Store, genesis: Genesis, run: str, repository: str, checkpoint: str, *, full_state: bool = False
+    store: Store,
+    genesis: Genesis,
+    run: str,
+    repository: str,
+    checkpoint: str,
+    *,
+    full_state: bool = False,
+    identity: Identity | None = None,
 ) -> Callable[[Index], Change | None]:
     """What a repository still lacks of a checkpoint, as a function of its table of contents.
 
@@ -88,6 +107,7 @@ def checkpoint_change(
         repository: `owner/name`, for the card.
         checkpoint: Digest of the statement.
         full_state: Publish the training state too, where it is still here.
+        identity: Seals the repository with a `model.sig`, see `oms.py`; None: it has none.
 
     Raises:
         UnavailableError: part of it is not in the store any more.
@@ -95,6 +115,14 @@ def checkpoint_change(
     lineage = lineage_of(store, checkpoint)
     unit, step = lineage.newest.unit, lineage.newest.to_step
     files, digests = _files(store, genesis, run, lineage, full_state=full_state)
+    seal = None
+    if identity:
+        key = signing_key(identity)
+        files |= {KEY_STATEMENT: key_statement(identity), PUBLIC_KEY: public_pem(key)}
+        digests |= _described(files)
+
+        def seal(every: Mapping[str, str]) -> tuple[str, bytes]:
+            return SIGNATURE, model_signature(repository, every, key)
 
     def change(index: Index) -> Change | None:
         there = index.units.get(unit)
@@ -106,7 +134,7 @@ def checkpoint_change(
         rows = [_card_unit(store, name, newest, known) for name, newest in sorted(units.items())]
         lacking[CARD] = contributor_card(genesis, run, repository, rows).encode()
         title = f"{unit} at step {step} of {genesis.target_steps(unit)}"
-        return Change(title, lacking, {unit: units[unit]}, digests=digests)
+        return Change(title, lacking, {unit: units[unit]}, digests=digests, seal=seal)
 
     return change
 
@@ -134,6 +162,7 @@ def _files(
     for digest, segment in zip(lineage.digests, lineage.segments, strict=True):
         path = f"provenance/{unit}-{segment.to_step:08d}.checkpoint.json"
         files[path] = store.get_bytes(digest, LIMITS.blob_bytes)
+    files[SCHEDULER] = _scheduler()
     if sheet := contact_sheet(store, genesis, unit):
         files[f"{folder}/{SHEET}"] = sheet
     return files, {**digests, **_described(files)}
@@ -144,6 +173,13 @@ def _content(store: Store, entry: FileEntry) -> Path | bytes | None:
     if path is None:
         return None
     return path if entry.name.endswith(".safetensors") else store.get_bytes(entry.sha256, SMALL_BYTES)
+
+
+def _scheduler() -> bytes:
+    """The sampler's settings, as diffusers reads them."""
+    from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: PLC0415 - seconds, and only who publishes needs it
+
+    return str(FlowMatchEulerDiscreteScheduler().to_json_string()).encode()
 
 
 def _described(files: Mapping[str, Path | bytes]) -> dict[str, Lying]:

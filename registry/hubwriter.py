@@ -38,6 +38,7 @@ class Change:
         units: The checkpoints that become the newest with it.
         repositories: Others of the run to name.
         digests: Digests of files on disk, where known.
+        seal: Makes the last file, `(path, content)`, from the digests of all others in the repository; None: nothing.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Change:
     units: Mapping[str, Newest] = field(default_factory=dict)
     repositories: tuple[str, ...] = ()
     digests: Mapping[str, Lying] = field(default_factory=dict)
+    seal: Callable[[Mapping[str, str]], tuple[str, bytes]] | None = None
 
     def lying(self) -> dict[str, Lying]:
         """What these files are, for the table of contents."""
@@ -133,7 +135,12 @@ class HubWriter:
         for addition in large:
             self._api.preupload_lfs_files(repository, [addition], num_threads=1, free_memory=False)
         small = {p: data for p, data in wanted.files.items() if isinstance(data, bytes)}
-        additions = [*large, *(CommitOperationAdd(p, data) for p, data in {**small, INDEX: grown.to_bytes()}.items())]
+        small[INDEX] = grown.to_bytes()
+        if wanted.seal:
+            every = {path: lying.sha256 for path, lying in grown.files.items()}
+            path, content = wanted.seal({**every, INDEX: sha256_of(small[INDEX])})
+            small[path] = content
+        additions = [*large, *(CommitOperationAdd(path, data) for path, data in small.items())]
         made = self._api.create_commit(repository, additions, commit_message=wanted.title, parent_commit=head)
         return Committed(repository, str(made.oid), made=True)
 

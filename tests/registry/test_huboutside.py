@@ -1,0 +1,109 @@
+"""A published repository without us: plain diffusers tools open it, the public `model_signing` tool verifies it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoModel, FlowMatchEulerDiscreteScheduler
+from hub_run import ANNS, filled, writer
+from hub_testing import environment, point_client_at
+from huggingface_hub import snapshot_download
+from loopback_hub import LoopbackHub
+from network_simulator import ANN, BEN, NetworkSimulator
+
+from paris.models.checkpoints import WEIGHTS
+from paris.models.dit import DiT
+from paris.protocol.errors import RecordError, SignatureError
+from paris.registry.hubcheckpoint import checkpoint_change
+from paris.registry.oms import KEY_STATEMENT, PUBLIC_KEY, SIGNATURE, key_statement, owner_of, public_pem, signing_key
+from paris.registry.store import Store
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    with LoopbackHub(tmp_path / "hub") as server:
+        point_client_at(server.endpoint, monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def published(hub: LoopbackHub, network: NetworkSimulator, store: Store) -> str:
+    """Two checkpoints of one expert and one of the router, sealed by Ann; the expert's newest comes back."""
+    first = network.publish(ANN, "cluster-0", 30)
+    newest = network.publish(ANN, "cluster-0", 60, first)
+    router = network.publish(ANN, "router", 10)
+    filled(store, network)
+    for checkpoint in (first, router, newest):
+        change = checkpoint_change(store, network.genesis, network.run, ANNS, checkpoint, identity=ANN)
+        writer(hub).update(ANNS, network.run, change)
+    return newest
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # diffusers still gives it
+def test_diffusers_opens_what_lies_there(hub: LoopbackHub, published: str, tmp_path: Path) -> None:
+    """From the Hub by its name: settings and sampler with plain diffusers, weights with the class the settings name."""
+    where = {"cache_dir": tmp_path / "cache"}
+    config = AutoModel.load_config(ANNS, subfolder="expert_0", **where)
+    assert config["_class_name"] == "DiT"
+    assert FlowMatchEulerDiscreteScheduler.from_pretrained(ANNS, subfolder="scheduler", **where).config.shift == 1.0
+    network = DiT.from_pretrained(ANNS, subfolder="expert_0", torch_dtype=torch.bfloat16, **where)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    side, channels = config["height"], config["channels"]
+    text = torch.zeros(1, 2, config["text_dim"], dtype=torch.bfloat16)
+    drawn = network(
+        torch.zeros(1, channels, side, side, dtype=torch.bfloat16), torch.ones(1, dtype=torch.bfloat16), text,
+        torch.ones(1, 2, dtype=torch.bool),
+    )  # fmt: skip
+    assert drawn.shape == (1, channels, side, side)
+
+
+def verify(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What somebody types who has nothing but the public tool."""
+    asked = ("verify", "key", folder, "--signature", folder / SIGNATURE, "--public_key", folder / PUBLIC_KEY)
+    command = [sys.executable, "-m", "model_signing", *map(str, asked)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment("http://127.0.0.1:9"))
+
+
+@pytest.mark.slow
+def test_model_signing_verifies_the_repository_and_finds_tampering(
+    hub: LoopbackHub, published: str, tmp_path: Path
+) -> None:
+    folder = Path(snapshot_download(ANNS, local_dir=tmp_path / "all", endpoint=hub.endpoint))
+    done = verify(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    weights = folder / "expert_0" / WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    refused = verify(folder)
+    assert refused.returncode != 0
+    assert "Hash mismatch" in refused.stdout + refused.stderr
+
+
+def test_the_signature_covers_every_file_but_itself(hub: LoopbackHub, published: str) -> None:
+    import base64
+
+    bundle = json.loads(hub.read(ANNS, SIGNATURE))
+    signed = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]["resources"]
+    files = hub.commits(ANNS)[-1].files
+    assert {item["name"]: item["digest"] for item in signed} == {
+        path: file.sha256 for path, file in files.items() if path not in {SIGNATURE, ".gitattributes"}
+    }
+
+
+def test_the_key_is_bound_to_the_nodes_name(hub: LoopbackHub, published: str) -> None:
+    pem, statement = hub.read(ANNS, PUBLIC_KEY), hub.read(ANNS, KEY_STATEMENT)
+    assert owner_of(statement, pem) == ANN.peer_id
+    with pytest.raises(RecordError, match="another key"):
+        owner_of(statement, public_pem(signing_key(BEN)))
+    fields = json.loads(statement)
+    fields["signatures"][0]["keyid"] = BEN.peer_id
+    with pytest.raises(SignatureError):
+        owner_of(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode(), pem)
+    assert key_statement(ANN) == statement, "the same key every time"
