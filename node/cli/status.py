@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from paris.node.cli.hub import show
 from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
 from paris.node.console import emit, err, errors_to_exit_codes, out, plain, printable, short
 from paris.node.settings import Settings
@@ -36,11 +37,14 @@ def status(
         else:
             out.print(units_table(found["name"], found["units"]))
             out.print(f"\n{found['curators']}", markup=False)
+            if found["hub"]["waiting"] or found["hub"]["published"]:
+                show(found["hub"])
 
 
 async def _survey(key: RunKey, settings: Settings, peers_file: Path | None) -> dict[str, Any]:
     from paris.node.follower import in_words
     from paris.node.hubpeers import peers_file as written
+    from paris.node.hubqueue import HubQueue, queue_folder
     from paris.node.peer import now_s, open_peer
     from paris.node.survey import look, peer_names, rows
     from paris.registry.atomic import write_bytes
@@ -67,6 +71,7 @@ async def _survey(key: RunKey, settings: Settings, peers_file: Path | None) -> d
             "peers": names,
             "complete": resolved.complete,
             "units": rows(resolved, claims, names),
+            "hub": HubQueue(queue_folder(settings.home, key.run)).as_json(),
         }
 
 

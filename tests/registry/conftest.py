@@ -15,6 +15,7 @@ from paris.registry.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "hub"))
+sys.path.append(str(Path(__file__).parent.parent / "protocol"))
 
 from network_simulator import NetworkSimulator
 
