@@ -100,6 +100,17 @@ class Contributor(NodeProcess):
             await asyncio.wait({changed, self._reader}, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
 
+    async def until_more(self) -> None:
+        """Wait for one more event of any kind."""
+        seen = len(self.events)
+        while len(self.events) == seen:
+            assert self._reader is not None
+            assert not self._reader.done(), self.log.read_text()
+            self._changed.clear()
+            changed = asyncio.create_task(self._changed.wait())
+            await asyncio.wait({changed, self._reader}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+
     async def exited(self) -> None:
         """Wait until it has ended by itself."""
         assert self._reader is not None
