@@ -100,6 +100,10 @@ class Governance:
             try:
                 self._take(await _adopted(self._library, self.charter, received.envelope, providers))
                 break
+            except UnavailableError as error:
+                what = f"the curators' head {_head(received).version} is in force, and nobody serves what it names"
+                hint = "Try again when more peers are there; what was in force before may have been revoked"
+                raise UnavailableError(what, str(error), hint) from error
             except VerificationError as error:
                 self._refuse(f"a head of {received.record.signer} is not followed: {error}")
         return self.charter != before
@@ -181,10 +185,28 @@ async def _later(library: Library, charter: Charter, digest: str, providers: Seq
         VerificationError: it does not follow from the known one; this version of paris-node cannot train it.
         UnavailableError: nobody serves one of them.
     """
+    fetched: list[str] = []
+    try:
+        for data in reversed(await _back_to(library, charter, digest, providers, fetched)):
+            charter = charter.succeed(data)
+        require_trainable(charter.genesis)
+    except VerificationError:
+        for useless in fetched:
+            library.store.remove(useless)
+        raise
+    return charter
+
+
+async def _back_to(
+    library: Library, charter: Charter, digest: str, providers: Sequence[str], fetched: list[str]
+) -> list[bytes]:
+    """Versions from `digest` back to the newest known one; what was not in the store before is noted in `fetched`."""
     newest_first: list[bytes] = []
     cursor: str | None = digest
     expected: int | None = None
     while cursor != charter.digest:
+        if not library.store.path(str(cursor)):
+            fetched.append(str(cursor))
         data = await library.blob(str(cursor), providers)
         genesis = Genesis.parse(envelope.verify(data, "genesis").payload)
         known, most = charter.genesis.version, LIMITS.genesis_versions
@@ -193,10 +215,7 @@ async def _later(library: Library, charter: Charter, digest: str, providers: Seq
             raise LineageError("this genesis does not follow from the one that is known", why)
         newest_first.append(data)
         cursor, expected = genesis.prev, genesis.version - 1
-    for data in reversed(newest_first):
-        charter = charter.succeed(data)
-    require_trainable(charter.genesis)
-    return charter
+    return newest_first
 
 
 async def _adopted(library: Library, charter: Charter, data: bytes, providers: Sequence[str]) -> Charter:

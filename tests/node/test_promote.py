@@ -176,7 +176,11 @@ class Story:
 
 @pytest.fixture
 def story(pictures: Path, tmp_path: Path) -> Story:
-    options = f"--clusters 2 --model micro --steps {STEPS} --publish-every {STEPS // 2} --lease 12 --settle 1 --json"
+    return made(pictures, tmp_path, STEPS)
+
+
+def made(pictures: Path, tmp_path: Path, steps: int) -> Story:
+    options = f"--clusters 2 --model micro --steps {steps} --publish-every {steps // 2} --lease 12 --settle 1 --json"
     typed = ["run", "create", str(pictures), *options.split(), "--home", str(tmp_path / "curator")]
     created = CliRunner().invoke(app, typed)
     assert created.exit_code == 0, created.output
@@ -231,6 +235,34 @@ def test_promote_revoke_and_expel_across_processes(story: Story) -> None:
             status = await story.command("status", story.key, home="old user")
             assert status["head"]["version"] == 3
             assert "everybody may contribute but 1" in status["curators"]
+        finally:
+            await asyncio.gather(curator.end(), ada.end())
+
+    asyncio.run(scene())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_that_is_expelled_while_it_trains_stops_and_says_why(pictures: Path, tmp_path: Path) -> None:
+    """It publishes what it has, which counts no more, and ends as a node of a key that was never admitted would."""
+
+    async def scene() -> None:
+        story = made(pictures, tmp_path, 1_000_000)
+        curator, ada = story.curator, story.ada
+        try:
+            await curator.start(str(story.key), "--no-train")
+            await curator.ready()
+            story.key = story.key.with_peers(curator.addrs)
+            await ada.start(str(story.key), "--threads", "1")
+            await ada.until("step", 10)
+            amended = await story.command("run", "amend", story.key, "--expel", ada.peer_id)
+            assert f"expelled: {ada.peer_id}; what it finished until now still counts" in amended["lines"]
+            await ada.until("expelled")
+            await asyncio.wait_for(ada.exited(), 120)
+            assert "is not admitted to this run" in ada.last["message"]
+            assert ada.last["exit_code"] == 3
+            kinds = [event.get("event") for event in ada.events]
+            assert kinds.index("expelled") < kinds.index("published")
         finally:
             await asyncio.gather(curator.end(), ada.end())
 

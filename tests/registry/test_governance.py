@@ -9,9 +9,12 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from network_simulator import ANN, BEN, CURATOR, EVE, NOW_S, TARGET, NetworkSimulator, person
 
 from paris.protocol import envelope
+from paris.protocol.charter import Charter
 from paris.protocol.curation import Admission
 from paris.protocol.digests import sha256_of
 from paris.protocol.ensemble import Ensemble
@@ -185,6 +188,7 @@ class TestTufAttacks:
         governance = follow(library, memory)
         assert governance.charter == charter
         assert all("does not follow from the one that is known" in trouble for trouble in governance.troubles)
+        assert not any(library.store.path(sha256_of(data)) for data in (far, stuck))
 
     def test_fast_forward_is_undone_by_other_curators(self, library, network, memory):
         charter = follow(library, memory).charter
@@ -225,8 +229,18 @@ class TestTufAttacks:
         charter, proposal = begun(library, memory, network)
         after = publish(network, charter, proposal)
         network.forget(after.head.ensemble)
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnavailableError, match=r"head 1 is in force, and nobody serves what it names"):
             follow(library, memory)
+
+    def test_malicious_mirror_a_head_that_names_a_blob_of_ours_as_genesis_does_not_lose_it(
+        self, library, network, memory
+    ):
+        """What is refused is not kept, unless it was there before."""
+        charter = follow(library, memory).charter
+        kept = library.store.put_bytes(b"weights, perhaps")
+        network.rule(head(network, charter, 9, EVE, genesis=kept))
+        assert len(follow(library, memory).troubles) == 1
+        assert library.store.path(kept)
 
     def test_mix_and_match_an_ensemble_of_another_run_or_of_units_it_lacks(self, library, network, memory):
         charter, _ = begun(library, memory, network)
@@ -323,6 +337,44 @@ class TestMemory:
             found = follow(library, memory).charter
             assert (found.genesis.version, found.head, found.floor) == (2, None, 4)
             network.heads = []
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_whatever_peers_show_and_hide_in_whatever_order_nothing_ever_goes_back(tmp_path_factory, data):
+    """Curators go on publishing; the network shows any of it, again and again, between restarts with or without it."""
+    folder = tmp_path_factory.mktemp("property")
+    network = NetworkSimulator()
+    library, newest = Library(Store(folder / "store"), network), Charter.begin(network.genesis, network.run)
+    published: list[bytes] = []
+    seen = (1, 0)
+    for now_s in range(NOW_S, NOW_S + data.draw(st.integers(1, 6))):
+        change = data.draw(st.sampled_from(["head", "genesis", "list", "nothing"]))
+        if change == "head":
+            units = {"router": sha256_of(str(now_s).encode())}
+            listed = newest.head and newest.head.admission
+            kept = network.bytes_of(listed) if listed else None
+            newest = publish(network, newest, promote(newest, units, None, 600, kept), now_s=now_s)
+        elif change == "genesis":
+            replicas = newest.genesis.replicas % 60 + 1
+            newest = publish(
+                network, newest, amend(newest, CURATOR, now_s, changes={"replicas": replicas}), now_s=now_s
+            )
+        elif change == "list":
+            admitted = changed_admission(newest.admission, now_s, expel=[person(now_s - NOW_S + 50).peer_id])
+            newest = publish(network, newest, amend(newest, CURATOR, now_s, admission=admitted), now_s=now_s)
+        if change != "nothing":
+            published.append(network.heads[-1])
+        network.heads = [each for each in published if data.draw(st.booleans())]
+        shown = network.heads
+        found = follow(library, folder / "memory", now_s).charter
+        assert (len(found.versions), found.floor) >= seen
+        seen = len(found.versions), found.floor
+        if published and published[-1] in shown:
+            assert found == newest
+    network.heads = []
+    again = follow(library, folder / "memory").charter
+    assert (len(again.versions), again.floor) == seen
 
 
 class TestAdmission:
