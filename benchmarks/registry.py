@@ -1,4 +1,4 @@
-"""An audit beside plain SHA-256 of the same files, and sharding beside plain repacking of the same tars."""
+"""An audit beside plain SHA-256 of the same files, sharding beside plain repacking, the Hub beside its own client."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.hub import fetching
 from benchmarks.measure import Row, compare
 from paris.models.checkpoints import export
 from paris.models.dit import DiT
@@ -48,6 +49,7 @@ def run(*, quick: bool) -> list[Row]:
             sharding(
                 Path(folder), samples=100 if quick else None, clusters=2 if quick else 4, repeats=1 if quick else 3
             ),
+            fetching(Path(folder), size_mb=10 if quick else 500, repeats=1 if quick else 5),
         ]
 
 

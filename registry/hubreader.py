@@ -311,8 +311,8 @@ class HubRanges:
                 deadline_s += loop.time() - before_s
                 if loop.time() > deadline_s:
                     raise NetworkError(f"{source.name} sends too slowly")
-                if taken == length:
-                    break
+                if len(part) < len(chunk):
+                    break  # more than was asked for; a right answer is read to its end, so that the connection stays
             if taken < length:
                 raise NetworkError(f"{source.name} sent {taken} bytes of {length}")
             self._direct = str(answer.url)
