@@ -251,6 +251,32 @@ def complete(proposal: Proposal, charter: Charter) -> Charter:
     return after.adopt(proposal.head, proposal.listed, proposal.ensemble)
 
 
+def check_promotes_only(proposal: Proposal, charter: Charter) -> None:
+    """Raise where a proposal to promote also changes who decides or who may contribute: nobody signs that unseen.
+
+    Raises:
+        RecordError: It does.
+    """
+    listed = sha256_of(proposal.listed) if proposal.listed else None
+    if proposal.genesis or listed != (charter.head.admission if charter.head else None):
+        hint = "look at it and sign it with `paris-node run amend --cosign`"
+        raise RecordError(
+            "this proposal changes more than the ensemble", "it brings a genesis or an admission list", hint
+        )
+
+
+def check_amends_only(proposal: Proposal, charter: Charter) -> None:
+    """Raise where a proposal to amend also changes the ensemble: nobody signs that unseen.
+
+    Raises:
+        RecordError: It does.
+    """
+    standing = charter.ensemble.to_bytes() if charter.ensemble else None
+    if proposal.ensemble != standing or proposal.top_k != (charter.head.top_k if charter.head else None):
+        hint = "look at it and sign it with `paris-node run promote --cosign`"
+        raise RecordError("this proposal changes the ensemble too", "it names another than the one in force", hint)
+
+
 def renewed(charter: Charter, me: Identity, now_s: int, life_s: int, own: Iterable[Head] = ()) -> bytes:
     """The head in force, for longer: the same version says the same again. For runs where one curator is enough.
 

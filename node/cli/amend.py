@@ -110,13 +110,14 @@ async def _amend(
     from paris.node.curator import lasting_s, open_desk, read_proposal
     from paris.node.peer import now_s
     from paris.registry.proposals import amend as propose
-    from paris.registry.proposals import changed_admission, changed_curators
+    from paris.registry.proposals import changed_admission, changed_curators, check_amends_only
     from paris.registry.trainable import require_trainable
 
     async with open_desk(settings, key) as desk:
         charter, now, cosigned = desk.charter, now_s(), options["cosigned"]
         if isinstance(cosigned, Path):
             proposal = read_proposal(cosigned)
+            check_amends_only(proposal, charter)
         else:
             admission = changed_admission(charter.admission, now, **who) if any(who.values()) else None
             changes = _changes(charter.genesis, numbers)

@@ -116,7 +116,9 @@ async def _chosen(
 async def _proposed(desk: Desk, proposal: Proposal) -> dict[str, Any]:
     """What another curator proposes, every checkpoint of it verified here."""
     from paris.registry.promotion import proposed
+    from paris.registry.proposals import check_promotes_only
 
+    check_promotes_only(proposal, desk.charter)
     choices = await proposed(desk.peer.library, desk.charter, desk.providers, proposal.ensemble)
     said = {"run": proposal.run, "version": desk.charter.floor + 1, "top_k": proposal.top_k}
     return said | {"units": [c.as_json() for c in choices], "lines": [_line(c) for c in choices]}

@@ -24,7 +24,16 @@ from paris.protocol.records import Head
 from paris.registry import governance as governance_module
 from paris.registry.governance import Governance, follow_curators
 from paris.registry.library import Library
-from paris.registry.proposals import amend, changed_admission, changed_curators, complete, promote, sign
+from paris.registry.proposals import (
+    amend,
+    changed_admission,
+    changed_curators,
+    check_amends_only,
+    check_promotes_only,
+    complete,
+    promote,
+    sign,
+)
 from paris.registry.resolve import resolve
 from paris.registry.selection import HEAD, LATEST, Wish, as_of, choose_policy, moment_s, select
 from paris.registry.store import Store
@@ -469,6 +478,25 @@ class TestProposals:
         with pytest.raises(RecordError, match="another run"):
             sign(dataclasses.replace(half, run=sha256_of(b"x")), shared, FAY, NOW_S)
 
+    def test_nothing_is_signed_along_unseen(self, network, shared):
+        """A proposal to amend brings another ensemble along, one to promote an admission list."""
+        units = {"router": sha256_of(b"r")}
+        admission = Admission(policy="list", keys=(ANN.peer_id,))
+        amended, promoting = amend(shared, CURATOR, NOW_S, admission=admission), promote(shared, units, None, 600, None)
+        check_amends_only(amended, shared)
+        check_promotes_only(promoting, shared)
+        for sneaky in ({"ensemble": promoting.ensemble}, {"top_k": 1}):
+            with pytest.raises(RecordError, match="changes the ensemble too"):
+                check_amends_only(dataclasses.replace(amended, **sneaky), shared)
+        versioned = amend(shared, CURATOR, NOW_S, changes={"replicas": 4})
+        for sneaky in ({"listed": amended.listed}, {"genesis": versioned.genesis}):
+            with pytest.raises(RecordError, match="more than the ensemble"):
+                check_promotes_only(dataclasses.replace(promoting, **sneaky), shared)
+        listed = complete(sign(sign(amended, shared, DEE, NOW_S), shared, FAY, NOW_S), shared)
+        check_promotes_only(promote(listed, units, None, 600, listed_bytes(amended, DEE)), listed)
+        with pytest.raises(RecordError, match="more than the ensemble"):
+            check_promotes_only(promote(listed, units, None, 600, None), listed)
+
     def test_a_proposal_from_before_another_was_published_is_stale(self, network, shared):
         half = sign(promote(shared, {"router": sha256_of(b"r")}, None, 600, None), shared, DEE, NOW_S)
         other = sign(promote(shared, {"router": sha256_of(b"s")}, None, 600, None), shared, CURATOR, NOW_S)
@@ -503,6 +531,14 @@ class TestProposals:
     def test_files_that_are_no_proposals(self, network, shared, text):
         with pytest.raises(envelope.EnvelopeError):
             type(promote(shared, {"router": sha256_of(b"r")}, None, 1, None)).parse(text)
+
+
+def listed_bytes(proposal, *signers) -> bytes:
+    """The admission list of a proposal with more signatures."""
+    data = proposal.listed
+    for who in signers:
+        data = envelope.cosign(data, "admission", who)
+    return data
 
 
 class TestSelection:
