@@ -34,6 +34,14 @@ LARGEST: Final = {
     "mlp_ratio": 64,
     "text_dim": 65536,
     "clusters": 4096,
+    "frames": 4096,
+    "patch_frames": 64,
+    "dual": 256,
+    "single": 256,
+    "refiners": 16,
+    "pooled_dim": 65536,
+    "guidance": 1000,
+    "rotary_base": 1e9,
 }
 """Largest sizes a network is built with. Far above any preset: a config.json that asks for a million blocks, which
 would take hours to build even without memory for their numbers, comes from somebody hostile."""
@@ -109,8 +117,8 @@ def require_bounded(network: str, **sizes: float) -> None:
         ValueError: a size is no number, none that a network can have, or beyond `LARGEST`.
     """
     for name, size in sizes.items():
-        kinds = (int, float) if name == "mlp_ratio" else (int,)
-        least = 0 if name in {"text_dim", "mlp_ratio"} else 1
+        kinds = (int, float) if name in {"mlp_ratio", "guidance", "rotary_base"} else (int,)
+        least = 0 if name in {"text_dim", "mlp_ratio", "guidance"} else 1
         if type(size) not in kinds or not least <= size <= LARGEST[name]:
             raise ValueError(
                 f"A {network} with a {name} of {size!r:.80} cannot be built: it is a number from {least} to "

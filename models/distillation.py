@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from paris.models.cache import Batch, LatentCache
+from paris.models.conditions import asked
 from paris.models.ensemble import Ensemble
 from paris.models.flow import interpolate
 from paris.models.objectives import Draw, Times, squared_errors
@@ -58,7 +59,7 @@ class DistillationObjective:
     def losses(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
         """Return each sample's loss (B,) in fp32."""
         x_t = interpolate(batch.latents_BCHW, draw.eps_BCHW, draw.t_B)
-        answer = network(x_t, draw.t_B, batch.text.tokens_BLE, batch.text.mask_BL)
+        answer = network(x_t, draw.t_B, *asked(x_t, batch.text))
         return squared_errors(answer, self._taught(x_t, batch, draw.t_B))
 
     def _taught(self, x_t: Tensor, batch: Batch, t_B: Tensor) -> Tensor:

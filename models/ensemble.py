@@ -19,12 +19,14 @@ expert, but up to twice as many different experts have to be in memory. With a b
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from paris.models.conditions import asked, given
 from paris.models.conversion import Prediction
 from paris.models.experts import ExpertPool
 from paris.models.routing import Routing, RoutingError, oracle
@@ -91,6 +93,7 @@ class Ensemble:
         *,
         chance_BK: Tensor | None = None,
         labels_B: Tensor | None = None,
+        first_BQHW: Tensor | None = None,
     ) -> Tensor:
         """Return mixture weights (B, K) at x_t for these texts.
 
@@ -100,6 +103,7 @@ class Ensemble:
             text: one text a sample.
             chance_BK: numbers "sample" draws with, uniform in [0, 1).
             labels_B: clusters, for "oracle".
+            first_BQHW: first frames of clips, see `paris.models.conditions`.
 
         Raises:
             RoutingError: the strategy lacks what it needs: labels, chance, centroids, or as many experts as k.
@@ -110,7 +114,7 @@ class Ensemble:
             if missing := sorted({*labels_B.tolist()} & ({*range(len(self))} - {*self.present})):
                 raise RoutingError(f"Cluster {missing[0]} has no expert here: this ensemble is without it.")
             return oracle(labels_B, len(self)).to(x_BCHW.device)
-        logits_BK = self._logits(x_BCHW, t_B, text)
+        logits_BK = self._logits(x_BCHW, t_B, text, first_BQHW)
         if len(self.present) < len(self):
             missing = [index for index in range(len(self)) if index not in self.present]
             logits_BK = logits_BK.index_fill(1, torch.tensor(missing, device=logits_BK.device), -torch.inf)
@@ -127,6 +131,7 @@ class Ensemble:
         *,
         chance_BK: Tensor | None = None,
         labels_B: Tensor | None = None,
+        first_BQHW: Tensor | None = None,
     ) -> Mixed:
         """Return the mixed guided velocity and the weights it was mixed with.
 
@@ -138,14 +143,16 @@ class Ensemble:
             guidance: scale g of u_null + g (u_text - u_null); 1 skips the null half.
             chance_BK: numbers "sample" draws with, uniform in [0, 1).
             labels_B: clusters, for "oracle".
+            first_BQHW: first frames of clips, see `paris.models.conditions`.
         """
-        weights_BK = self.weights(x_BCHW, t_B, text, chance_BK=chance_BK, labels_B=labels_B)
+        route = partial(self.weights, x_BCHW, t_B, chance_BK=chance_BK, labels_B=labels_B, first_BQHW=first_BQHW)
+        weights_BK = route(text)
         if guidance == 1:
-            return Mixed(self._mix(x_BCHW, t_B, [(text, weights_BK)])[0], weights_BK, None)
+            return Mixed(self._mix(x_BCHW, t_B, [(text, weights_BK)], first_BQHW)[0], weights_BK, None)
         null_weights_BK = weights_BK
         if not self.routing.shares_weights and self._hears_text():
-            null_weights_BK = self.weights(x_BCHW, t_B, null, chance_BK=chance_BK, labels_B=labels_B)
-        u_text, u_null = self._mix(x_BCHW, t_B, [(text, weights_BK), (null, null_weights_BK)])
+            null_weights_BK = route(null)
+        u_text, u_null = self._mix(x_BCHW, t_B, [(text, weights_BK), (null, null_weights_BK)], first_BQHW)
         return Mixed(u_null + guidance * (u_text - u_null), weights_BK, null_weights_BK)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
@@ -159,7 +166,7 @@ class Ensemble:
         blind = self.routing.strategy != "router-free" and getattr(self.router, "config", {}).get("text_dim") == 0
         return not blind
 
-    def _logits(self, x_BCHW: Tensor, t_B: Tensor, text: TextBatch) -> Tensor:
+    def _logits(self, x_BCHW: Tensor, t_B: Tensor, text: TextBatch, first_BQHW: Tensor | None) -> Tensor:
         if self.routing.strategy == "router-free":
             if self.centroids is None:
                 raise RoutingError(
@@ -168,10 +175,12 @@ class Ensemble:
                 )
             return torch.as_tensor(self.centroids(x_BCHW, t_B, text.pooled_BE))
         dtype = self.router.dtype
-        logits_BK: Tensor = self.router(x_BCHW.to(dtype), t_B, text.pooled_BE.to(dtype)).float()
+        logits_BK: Tensor = self.router(x_BCHW.to(dtype), t_B, text.pooled_BE.to(dtype), *given(first_BQHW)).float()
         return logits_BK / self.router_temperature
 
-    def _mix(self, x_BCHW: Tensor, t_B: Tensor, halves: list[tuple[TextBatch, Tensor]]) -> list[Tensor]:
+    def _mix(
+        self, x_BCHW: Tensor, t_B: Tensor, halves: list[tuple[TextBatch, Tensor]], first_BQHW: Tensor | None
+    ) -> list[Tensor]:
         """Return one mixed velocity a half; every expert is asked once, for all rows of all halves it has a part in."""
         needed = torch.stack([weights_BK for _, weights_BK in halves]).amax(dim=(0, 1)).nonzero().flatten().tolist()
         order = self.experts.in_order(needed)
@@ -180,7 +189,7 @@ class Ensemble:
             network = self.experts.get(index)
             if following is not None:
                 self.experts.prefetch(following)
-            answers[index] = self._ask(network, index, x_BCHW, t_B, halves)
+            answers[index] = self._ask(network, index, x_BCHW, t_B, halves, first_BQHW)
         sums = [torch.zeros_like(x_BCHW, dtype=torch.float32) for _ in halves]
         # Summed in the experts' own order: what happens to be in memory must not change a picture's last bit.
         for index in sorted(answers):
@@ -189,18 +198,25 @@ class Ensemble:
         return sums
 
     def _ask(
-        self, network: Any, index: int, x_BCHW: Tensor, t_B: Tensor, halves: list[tuple[TextBatch, Tensor]]
+        self,
+        network: Any,
+        index: int,
+        x_BCHW: Tensor,
+        t_B: Tensor,
+        halves: list[tuple[TextBatch, Tensor]],
+        first_BQHW: Tensor | None,
     ) -> list[tuple[Tensor, Tensor]]:
         """Return for every half the rows this expert has weight in, and its velocity there: one batch for all."""
         rows = [weights_BK[:, index].nonzero().flatten() for _, weights_BK in halves]
         texts = [text.select(part) for (text, _), part in zip(halves, rows, strict=True)]
-        tokens_BLE, mask_BL = (torch.cat([text.parts()[i] for text in texts]) for i in (0, 1))
-        dtype = network.dtype
+        tokens_BLE, mask_BL, pooled_BE = (torch.cat(parts) for parts in zip(*(t.parts() for t in texts), strict=True))
+        dtype, every = network.dtype, torch.cat(rows)
+        text = TextBatch(tokens_BLE.to(dtype), mask_BL, pooled_BE.to(dtype))
+        first_BQHW = None if first_BQHW is None else first_BQHW[every]
 
         def ask(y: Tensor, u_B: Tensor) -> Tensor:
-            answer: Tensor = network(y.to(dtype), u_B, tokens_BLE.to(dtype), mask_BL)
+            answer: Tensor = network(y.to(dtype), u_B, *asked(y, text, first_BQHW))
             return answer
 
-        every = torch.cat(rows)
         v = self.predictions[index].velocity(ask, x_BCHW[every], t_B[every])
         return list(zip(rows, torch.split(v, [len(part) for part in rows]), strict=True))

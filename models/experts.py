@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from paris.models.checkpoints import WEIGHTS, CheckpointError
-from paris.models.dit import DiT
+from paris.models.kinds import EXPERTS, kind_in
 from paris.models.networks import load_network
 
 
@@ -24,8 +24,8 @@ class MemoryCapError(ValueError):
 
 
 def load_expert(folder: Path, dtype: torch.dtype) -> Any:
-    """Load one expert strictly, on the CPU."""
-    return load_network(DiT, folder, dtype)
+    """Load one expert strictly, on the CPU: of pictures or of clips, as its config.json says."""
+    return load_network(kind_in(folder, EXPERTS), folder, dtype)
 
 
 class ExpertPool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,7 +14,7 @@ from paris.models.randomness import Stream
 from paris.models.recipe import Recipe
 from paris.models.text import TextBatch
 
-PURPOSES = ("samples", "noise", "time", "text-dropout")
+PURPOSES = ("samples", "noise", "time", "text-dropout", "first-frame")
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Part:
         """Return a copy in page-locked memory, which a GPU fetches while the host goes on."""
         text = TextBatch(*(part.pin_memory() for part in self.batch.text.parts()))
         batch = Batch(self.batch.latents_BCHW.pin_memory(), text, self.batch.labels_B.pin_memory())
-        return Part(batch, Draw(self.draw.eps_BCHW.pin_memory(), self.draw.t_B.pin_memory()))
+        return Part(batch, self.draw.pinned())
 
     def _rows(self, rows: slice) -> Part:
         text = TextBatch(*(part[rows] for part in self.batch.text.parts()))
         batch = Batch(self.batch.latents_BCHW[rows], text, self.batch.labels_B[rows])
-        return Part(batch, Draw(self.draw.eps_BCHW[rows], self.draw.t_B[rows]))
+        return Part(batch, self.draw.rows(rows))
 
 
 class Feed:
@@ -94,5 +94,8 @@ class Feed:
         dropped = self._streams["text-dropout"].uniform(step, (size,)) < self._recipe.text_dropout
         streams = self._streams["noise"], self._streams["time"]
         whole = draw(self.objective, streams, step, (size, *self.cache.latents_NCHW.shape[1:]))
-        part = Part(self.cache.batch(indices[share], dropped[share]), Draw(whole.eps_BCHW[share], whole.t_B[share]))
+        if self._recipe.first_frames:
+            known = self._streams["first-frame"].uniform(step, (size,)) < self._recipe.first_frames
+            whole = replace(whole, given_B=torch.from_numpy(known))
+        part = Part(self.cache.batch(indices[share], dropped[share]), whole.rows(share))
         return part.pinned() if self._pin else part

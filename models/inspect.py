@@ -13,10 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from paris.models.checkpoints import ACCEPTED_DTYPES
-from paris.models.dit import DiT
-from paris.models.router import Router
+from paris.models.kinds import expert_of, router_of
 
-_KINDS: dict[str, type[DiT | Router]] = {"expert": DiT, "router": Router}
 HEADER_BYTES = 2**20
 
 
@@ -29,7 +27,7 @@ def check_weights(file: Path, config: dict[str, Any], kind: str) -> list[str]:
         kind: "expert" or "router".
     """
     try:
-        shapes = _expected_shapes(_KINDS[kind], config)
+        shapes = _expected_shapes(_kind(kind, config), config)
     except (TypeError, ValueError) as error:
         return [f"The config does not describe a {kind}: {error}."]
     try:
@@ -62,10 +60,10 @@ def check_config(settings: object, arguments: dict[str, Any], kind: str) -> list
     if not isinstance(settings, dict):
         return ["config.json holds no JSON object."]
     try:
-        expected: dict[str, Any] = json.loads(_on_meta(_KINDS[kind], arguments).to_json_string())
+        expected: dict[str, Any] = json.loads(_on_meta(_kind(kind, arguments), arguments).to_json_string())
     except (TypeError, ValueError) as error:
         return [f"The config does not describe a {kind}: {error}."]
-    defaults = inspect.signature(_KINDS[kind].__init__).parameters.items()
+    defaults = inspect.signature(_kind(kind, arguments).__init__).parameters.items()
     settings = {**{name: p.default for name, p in defaults if p.default is not p.empty}, **settings}
     names = sorted(n for n in settings.keys() | expected.keys() if n == "_class_name" or not n.startswith("_"))
     return [
@@ -81,15 +79,19 @@ def largest_bytes(arguments: dict[str, Any], kind: str) -> int:
     Raises:
         TypeError, ValueError: no network has these arguments.
     """
-    shapes = _expected_shapes(_KINDS[kind], arguments).values()
+    shapes = _expected_shapes(_kind(kind, arguments), arguments).values()
     return HEADER_BYTES + sum(shape.numel() for shape in shapes) * max(dtype.itemsize for dtype in ACCEPTED_DTYPES)
 
 
-def _expected_shapes(network: type[DiT | Router], config: dict[str, Any]) -> dict[str, torch.Size]:
+def _kind(unit: str, config: dict[str, Any]) -> Any:
+    return expert_of(config) if unit == "expert" else router_of(config)
+
+
+def _expected_shapes(network: Any, config: dict[str, Any]) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in _on_meta(network, config).state_dict().items()}
 
 
-def _on_meta(network: type[DiT | Router], config: dict[str, Any]) -> DiT | Router:
+def _on_meta(network: Any, config: dict[str, Any]) -> Any:
     """Build a network without memory for its numbers."""
     with torch.device("meta"):
         return network(**{name: value for name, value in config.items() if not name.startswith("_")})

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from paris.models.cache import Batch
+from paris.models.conditions import asked, first_frames, given
 from paris.models.conversion import ObjectiveError, Prediction
 from paris.models.flow import interpolate, logit_normal, shift_times, velocity
 from paris.models.randomness import Stream
@@ -22,14 +23,32 @@ TIME_LAWS = ("uniform", "logit-normal")
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one batch: noise like the latents, and one time a sample."""
+    """The randomness of one batch: noise like the latents, one time a sample, and whose first frame is given.
+
+    Attributes:
+        eps_BCHW: noise, (B, C, F, H, W) for clips.
+        t_B: times.
+        given_B: True where a clip's first frame is a condition; None where nobody's is.
+    """
 
     eps_BCHW: Tensor
     t_B: Tensor
+    given_B: Tensor | None = None
 
     def to(self, device: torch.device) -> Draw:
         """Send the numbers to a device without waiting for it."""
-        return Draw(self.eps_BCHW.to(device, non_blocking=True), self.t_B.to(device, non_blocking=True))
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def rows(self, rows: slice) -> Draw:
+        """Return those of some samples."""
+        return self._each(lambda part: part[rows])
+
+    def pinned(self) -> Draw:
+        """Return a copy in page-locked memory."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Draw:
+        return Draw(change(self.eps_BCHW), change(self.t_B), None if self.given_B is None else change(self.given_B))
 
 
 class Objective(Protocol):
@@ -86,7 +105,7 @@ class VelocityObjective:
     def losses(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
         """Return each sample's loss (B,) in fp32."""
         x_t = interpolate(batch.latents_BCHW, draw.eps_BCHW, draw.t_B)
-        v = network(x_t, draw.t_B, batch.text.tokens_BLE, batch.text.mask_BL)
+        v = network(x_t, draw.t_B, *asked(x_t, batch.text, first_frames(batch.latents_BCHW, draw.given_B)))
         return squared_errors(v, velocity(batch.latents_BCHW, draw.eps_BCHW))
 
 
@@ -115,7 +134,7 @@ class DdpmObjective:
         x0, eps = batch.latents_BCHW, draw.eps_BCHW
         alpha_B = self.schedule.alpha(draw.t_B)
         y = spread(alpha_B, x0) * x0 + spread(sigma(alpha_B), x0) * eps
-        answer = network(y, draw.t_B, batch.text.tokens_BLE, batch.text.mask_BL)
+        answer = network(y, draw.t_B, *asked(y, batch.text, first_frames(x0, draw.given_B)))
         return squared_errors(answer, eps if self.predicts_noise else x0)
 
 
@@ -133,7 +152,8 @@ class RoutingObjective:
     def logits(self, network: Callable[..., Tensor], batch: Batch, draw: Draw) -> Tensor:
         """Return cluster logits (B, K) of the noised batch."""
         x_t = interpolate(batch.latents_BCHW, draw.eps_BCHW, draw.t_B)
-        out: Tensor = network(x_t, draw.t_B, batch.text.pooled_BE).float()
+        first = given(first_frames(batch.latents_BCHW, draw.given_B))
+        out: Tensor = network(x_t, draw.t_B, batch.text.pooled_BE, *first).float()
         return out
 
 

@@ -21,9 +21,9 @@ class Preset:
 
     Attributes:
         name: as written in a genesis.
-        expert: keyword arguments of `DiT`.
-        router: keyword arguments of `Router`, without `clusters`.
-        shape: latent shape (C, H, W).
+        expert: keyword arguments of `DiT`, of clips of `VideoExpert`.
+        router: keyword arguments of `Router` or `VideoRouter`, without `clusters`.
+        shape: latent shape (C, H, W), of clips (C, F, H, W).
         picture_px: side of the picture a codec makes of it.
         codec: kind of codec, see `paris.models.latents`.
         text_tokens: text tokens L that cross-attention sees.
@@ -33,7 +33,7 @@ class Preset:
     name: str
     expert: dict[str, Any]
     router: dict[str, Any]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     picture_px: int
     codec: str
     text_tokens: int

@@ -42,6 +42,7 @@ class Recipe:
         noise_schedule: of a DDPM objective.
         times: law of the noise levels; empty for the objective's usual one.
         time_shift: above 1 for more noise.
+        first_frames: share of clips whose first frame the network is told, for image-to-video.
     """
 
     steps: int
@@ -60,6 +61,7 @@ class Recipe:
     noise_schedule: str = "cosine"
     times: str = ""
     time_shift: float = 1.0
+    first_frames: float = 0.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Recipe:
@@ -86,6 +88,7 @@ class Recipe:
             f"a batch of {self.batch} cannot be split into {self.accumulate}": self.accumulate <= self.batch,
             f"lr {self.lr} and time_shift {self.time_shift} must be above 0": self.lr > 0 and self.time_shift > 0,
             f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}": self.precision in PRECISIONS,
+            f"first_frames {self.first_frames} is no share": 0 <= self.first_frames <= 1,
             f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}": self.schedule in SCHEDULES,
         }
         return [problem for problem, fine in checks.items() if not fine]

@@ -33,7 +33,7 @@ class Start:
     strength: float
 
 
-def initial_noise(shape: tuple[int, int, int], seeds: Sequence[int]) -> Tensor:
+def initial_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Tensor:
     """Return noise (B, C, H, W): each picture's comes from its own seed alone, so a picture does not know its batch."""
     return torch.stack([torch.from_numpy(Stream.of("picture", str(seed)).normal(0, shape)) for seed in seeds])
 
@@ -47,7 +47,7 @@ def sample(
     ensemble: Ensemble,
     text: TextBatch,
     null: TextBatch,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     scheduler: Any,
     *,
     steps: int,
@@ -56,6 +56,7 @@ def sample(
     start: Start | None = None,
     labels_B: Tensor | None = None,
     on_step: OnStep | None = None,
+    first_BQHW: Tensor | None = None,
 ) -> tuple[Tensor, Trace]:
     """Draw latents (B, C, H, W) for B prompts, on the device of the text.
 
@@ -63,7 +64,7 @@ def sample(
         ensemble: experts and router.
         text: B encoded prompts.
         null: B encoded negative prompts.
-        shape: latent shape (C, H, W).
+        shape: latent shape (C, H, W), of clips (C, F, H, W).
         scheduler: one of `paris.models.schedulers`.
         steps: scheduler steps.
         guidance: scale of classifier-free guidance.
@@ -71,6 +72,7 @@ def sample(
         start: pictures to start from.
         labels_B: clusters, for the strategy "oracle".
         on_step: watches, and may change, the latents.
+        first_BQHW: first frames of clips, see `paris.models.conditions`.
 
     Raises:
         schedulers.SchedulerError: the start's strength leaves no step.
@@ -85,7 +87,8 @@ def sample(
     for number, (timestep, time) in enumerate(zip(timesteps, times_S, strict=True)):
         chance_BK = chances(len(ensemble), seeds, number).to(device) if by_chance else None
         t_B = time.to(device).expand(len(x))
-        mixed.append(ensemble.velocity(x, t_B, text, null, guidance, chance_BK=chance_BK, labels_B=labels_B))
+        chosen = {"chance_BK": chance_BK, "labels_B": labels_B, "first_BQHW": first_BQHW}
+        mixed.append(ensemble.velocity(x, t_B, text, null, guidance, **chosen))
         x = scheduler.step(mixed[-1].velocity, timestep, x).prev_sample
         if on_step:
             changed = on_step(number, timestep, x)
