@@ -16,12 +16,14 @@ from node_support import LOOPBACK, last_json, paris_node
 from paris.node.light import MOST_ASKED, LightNetwork, open_library
 from paris.node.settings import Settings
 from paris.protocol import strict_json
+from paris.protocol.curation import Admission, Curators
 from paris.protocol.digests import sha256_of
 from paris.protocol.envelope import sign
 from paris.protocol.errors import BootstrapError, NetworkError, UsageError
 from paris.protocol.identity import Identity
-from paris.protocol.records import Peer, Tip
+from paris.protocol.records import Claim, Head, Peer, Tip
 from paris.protocol.transport import records
+from paris.protocol.validation import RunRules
 from paris.registry.runkey import RunKey
 
 RUN, OTHER = sha256_of(b"run"), sha256_of(b"another run")
@@ -183,6 +185,30 @@ def test_expired_future_and_replaced_records_are_left_out_and_held_against_nobod
                 (found,) = await network.records("tip", RUN, "cluster-0")
                 assert found.seq == 2
             assert len(lagging.asked) == 2, "it is asked again"
+
+    asyncio.run(scene())
+
+
+def test_what_only_the_curators_rules_refuse_is_left_out_and_held_against_nobody() -> None:
+    """A node that does not know the run cannot tell false heads, nor claims of keys that were shut out."""
+    now_s = int(time.time())
+    fields = {"run": RUN, "signer": BAD.peer_id, "seq": 1, "iat": now_s, "exp": now_s + 600}
+    false = sign("head", Head.parse({**fields, "version": 9, "genesis": RUN}), BAD)
+    true = sign("head", Head.parse({**fields, "signer": WRITER.peer_id, "version": 1, "genesis": RUN}), WRITER)
+    claim = sign("claim", Claim.parse({**fields, "unit": "router", "step": 1}), BAD)
+    banned = Admission.parse({"policy": "open", "former": [{"key": BAD.peer_id, "until": 0}]})
+
+    async def scene() -> None:
+        town = Town()
+        unknowing = Book(head=[false, true], claim=[claim])
+        async with town.node(HONEST, honest(unknowing)):
+            network = LightNetwork(town)
+            assert len(await network.envelopes("head", RUN, "")) == 2
+            network.know(RUN, RunRules(banned, Curators(keys=(WRITER.peer_id,), threshold=1), RUN))
+            for _ in range(2):
+                assert await network.envelopes("head", RUN, "") == [true]
+                assert await network.records("claim", RUN, "router") == []
+            assert len(unknowing.asked) == 5, "it is asked again"
 
     asyncio.run(scene())
 
