@@ -23,8 +23,8 @@ from paris.protocol.schema import Count, Digest, Extensible, One, Payload, Unit
 INDEX: Final = "paris.json"
 HUB: Final = "hub"
 """In a tip's `ext`: the repository that holds the checkpoint too."""
-INDEX_BYTES: Final = LIMITS.blob_bytes
-MOST_FILES: Final = 16384
+INDEX_BYTES: Final = 2 * 2**20
+MOST_FILES: Final = 8192
 MOST_REPOSITORIES: Final = 256
 
 REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import quote
@@ -27,12 +27,16 @@ from paris.protocol.transport.fetch import Failure, LaterError
 from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.protocol.transport.streams import STALL_S
 from paris.registry.huberrors import HubError, answered, explained
-from paris.registry.hubindex import INDEX, INDEX_BYTES, MOST_REPOSITORIES, Index
+from paris.registry.hubindex import INDEX, INDEX_BYTES, Index
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 120.0
+FRESH_S = 180.0
 """How long a table of contents is taken for new."""
+MOST_READ = 64
+"""Most repositories of a run that are read: anybody may name one, in an open run as many as there are names."""
+LOOK_S = 60.0
+"""Longest time to look for news; what has not answered by then is read next time."""
 ALONE_S = 600.0
 """How long a repository is left alone that has not what it should."""
 UNREACHABLE_S = 60.0
@@ -104,7 +108,7 @@ class HubReader:
     def learn(self, repositories: Iterable[str]) -> bool:
         """Look into these repositories too from now on; say whether any is new."""
         new = [name for name in dict.fromkeys(repositories) if name and name not in self._shelves]
-        room = MOST_REPOSITORIES - len(self._shelves)
+        room = MOST_READ - len(self._shelves)
         self._shelves |= {name: Shelf(name) for name in new[:room]}
         return bool(new[:room])
 
@@ -116,11 +120,13 @@ class HubReader:
     async def shelves(self) -> list[Shelf]:
         """The repositories that can be read now, each with its table of contents; links between them are followed."""
         looked: set[str] = set()
-        while new := [name for name in self._shelves if name not in looked]:
-            looked |= set(new)
-            await asyncio.gather(*(self._look_into(self._shelves[name]) for name in new))
-            for name in new:
-                self.learn(self._index(name).repositories if self._shelves[name].index else ())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                while new := [name for name in self._shelves if name not in looked]:
+                    looked |= set(new)
+                    await asyncio.gather(*(self._look_into(self._shelves[name]) for name in new))
+                    for name in new:
+                        self.learn(self._index(name).repositories if self._shelves[name].index else ())
         return [shelf for shelf in self._shelves.values() if shelf.index and self._is_open(shelf)]
 
     async def blob(self, digest: str, limit_bytes: int = LIMITS.blob_bytes) -> bytes:

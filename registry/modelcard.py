@@ -73,7 +73,7 @@ def contributor_card(genesis: Genesis, run: str, repository: str, units: Sequenc
         "\n".join(f"* {unit.unit}, step {unit.step}: `{unit.checkpoint}`" for unit in units),
         *_about(genesis, run),
     ]
-    return _page(genesis, run, title, body, units)
+    return _page(genesis, run, repository, title, body, units)
 
 
 def registry_card(genesis: Genesis, run: str, repository: str, repositories: Iterable[str]) -> str:
@@ -89,7 +89,7 @@ def registry_card(genesis: Genesis, run: str, repository: str, repositories: Ite
         _verify(run, repository),
         *_about(genesis, run),
     ]
-    return _page(genesis, run, genesis.name, body, ())
+    return _page(genesis, run, repository, genesis.name, body, ())
 
 
 def plain(text: str) -> str:
@@ -97,17 +97,20 @@ def plain(text: str) -> str:
     return re.sub(r"[^\w .,:;+-]", "", text)[:200].strip()
 
 
-def license_of(genesis: Genesis) -> dict[str, str]:
-    """The licence of the data, which the weights follow, in the Hub's terms."""
+def license_of(genesis: Genesis, repository: str) -> dict[str, str]:
+    """The licence of the data, which the weights follow, in the Hub's terms; one it does not know is in the card."""
     name = genesis.data.license.strip().casefold()
     if name in LICENSES:
         return {"license": name}
     if not name:
         return {"license": "unknown"}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name).strip("-")[:96] or "other"}
+    slug = re.sub(r"[^a-z0-9.-]+", "-", name).strip("-")[:96] or "other"
+    return {"license": "other", "license_name": slug, "license_link": f"https://huggingface.co/{repository}"}
 
 
-def _page(genesis: Genesis, run: str, title: str, body: Sequence[str], units: Sequence[CardUnit]) -> str:
+def _page(
+    genesis: Genesis, run: str, repository: str, title: str, body: Sequence[str], units: Sequence[CardUnit]
+) -> str:
     task = "text-to-video" if "video" in genesis.model.preset else "text-to-image"
     results = [
         EvalResult(
@@ -128,7 +131,7 @@ def _page(genesis: Genesis, run: str, title: str, body: Sequence[str], units: Se
         tags=["paris", "decentralized-training", "mixture-of-experts", "diffusion", f"run-{run[7:23]}"],
         model_name=title,
         eval_results=results or None,
-        **license_of(genesis),
+        **license_of(genesis, repository),
     )
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in body if part) + "\n"
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, NetworkSimulator
 from node_support import COMMAND
+from typer.testing import CliRunner
 
 from paris.models.checkpoints import WEIGHTS
 from paris.node.home import Home
@@ -249,6 +250,34 @@ def test_garbage_in_the_queue_is_left_alone(tmp_path: Path, garbage: bytes) -> N
     assert [item.step for item in queue.waiting()] == [10]
     assert queue.repository == ""
     assert Waiting("router", 10, "sha256:" + "a" * 64) in queue.waiting()
+
+
+def test_the_queue_is_shown(node: Node) -> None:
+    """`paris-node hub queue`, for people and as JSON, before and after something waits."""
+    from paris.node.cli.app import app
+
+    command = ["hub", "queue", str(RunKey(node.network.run)), "--home", str(node.home.path)]
+    assert "nothing waits" in CliRunner().invoke(app, command).stdout
+    node.queue.add("router", 10, "sha256:" + "a" * 64)
+    [item] = node.queue.waiting()
+    node.queue.postpone(item, 1.0, "the Hub asks to slow down")
+    node.queue.add("cluster-0", 5, "sha256:" + "b" * 64)
+    node.queue.done(node.queue.waiting()[0], "ann/squares", "c0ffee00c0ffee")
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0
+    assert "cluster-0: step 5 is at ann/squares (c0ffee00)" in shown.stdout
+    assert "router: step 10 waits" in shown.stdout
+    assert "tried 1 times: the Hub asks to slow down" in " ".join(shown.stdout.split())
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert [entry["unit"] for entry in told["waiting"]] == ["router"]
+
+
+def test_nothing_to_push_is_a_question_of_usage(node: Node) -> None:
+    from paris.node.cli.app import app
+
+    filled(node.home.store, node.network)
+    done = CliRunner().invoke(app, ["hub", "push", str(RunKey(node.network.run)), "--home", str(node.home.path)])
+    assert done.exit_code == 2
 
 
 @pytest.fixture

@@ -74,7 +74,9 @@ def test_a_registry_names_its_repositories(network: NetworkSimulator) -> None:
     ],
 )
 def test_licences_in_the_hubs_terms(given: str, licence: dict[str, str]) -> None:
-    assert license_of(genesis(license=given)) == licence
+    found = license_of(genesis(license=given), "ann/squares")
+    assert {name: part for name, part in found.items() if name != "license_link"} == licence
+    assert ("license_link" in found) == (licence["license"] == "other")
 
 
 def test_hostile_words_stay_words() -> None:
