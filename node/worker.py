@@ -11,8 +11,6 @@ first one alone speaks and writes. By hand, on each of N hosts:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import platform
@@ -31,22 +29,17 @@ import torch
 from paris.models.cache import LatentCache
 from paris.models.checkpoints import CheckpointError
 from paris.models.distributed import ALONE, Ranks, joined, local_device
-from paris.models.dit import DiT
-from paris.models.ingestion import ingest, picture_side
-from paris.models.latents import Autoencoder, open_codec
+from paris.models.evaluation import predict_nothing
 from paris.models.meter import Report
-from paris.models.objectives import RoutingObjective, expert_objective
 from paris.models.precision import affordable
-from paris.models.router import Router
 from paris.models.snapshots import BackgroundWriter, Snapshot
-from paris.models.text import open_text_encoder
 from paris.models.training import NonFiniteError, Trainer
 from paris.node.jobs import Event, Job
 from paris.protocol.errors import ParisError, ResourceError, VerificationError
 from paris.protocol.progress import TOLERANCE_PERCENT
 from paris.registry.atomic import replace_directory, write_json
+from paris.registry.workshop import EVALUATION_SAMPLES, be_deterministic, new_trainer, open_cache
 
-EVALUATION_SAMPLES = 256
 MOST_LOSS_MICRO = 10**12
 CLAIM_TOLERANCE = 1 + TOLERANCE_PERCENT / 100
 
@@ -200,7 +193,7 @@ def _measure(job: Job, trainer: Trainer, holdout: LatentCache) -> None:
         raise RefusedError(str(error)) from error
     if not math.isfinite(loss):
         raise RefusedError(f"its hold-out loss is {loss}")
-    nothing = None if job.is_router else trainer.evaluate(holdout, EVALUATION_SAMPLES, _predict_nothing)
+    nothing = None if job.is_router else trainer.evaluate(holdout, EVALUATION_SAMPLES, predict_nothing)
     say(
         "measured",
         measured_loss_micro=min(round(loss * 1e6), MOST_LOSS_MICRO),
@@ -210,25 +203,10 @@ def _measure(job: Job, trainer: Trainer, holdout: LatentCache) -> None:
     )
 
 
-def _predict_nothing(x_BCHW: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(x_BCHW)
-
-
 def _trainer(job: Job, cache: LatentCache, ranks: Ranks = ALONE) -> Trainer:
-    torch.manual_seed(int(hashlib.sha256(f"{job.run} {job.unit}".encode()).hexdigest()[:15], 16))
-    network = Router(**job.network) if job.is_router else DiT(**job.network)
-    torch.nn.Module.to(network, local_device())
-    objective = RoutingObjective() if job.is_router else expert_objective(job.recipe)
-    return Trainer(
-        network,
-        objective,
-        cache,
-        job.recipe,
-        (job.run, job.unit),
-        threads=job.means.threads,
-        compiled=job.means.compiled,
-        precision=affordable(job.recipe["precision"], local_device()),
-        ranks=ranks,
+    means = job.means
+    return new_trainer(
+        job.run, job.unit, job.network, job.recipe, cache, threads=means.threads, compiled=means.compiled, ranks=ranks
     )
 
 
@@ -241,40 +219,13 @@ def _shared(job: Job, shards: tuple[str, ...], stop: Stop, ranks: Ranks) -> Late
 
 
 def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
-    """Open the cache of these shards, or make it: named by all that goes into it, so it is never stale."""
-    parts = [Path(shard).name + str(Path(shard).stat().st_size) for shard in shards]
-    what = [job.run, parts, job.codec["kind"], job.network["height"], job.text]
-    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-    path = Path(job.cache) / f"{name}.safetensors"
-    if path.exists():
-        return LatentCache.open(path)
-    encoder = open_text_encoder(job.text["kind"], job.text["name"], job.text["tokens"])
-    if "sha256:" + encoder.identity()["sha256"].removeprefix("sha256:") != job.text["sha256"]:
-        raise VerificationError(
-            f"the text encoder {job.text['name']} installed here is not the one of this run",
-            why="its weights have another digest than the genesis names",
-            hint="Install the version the run's page names.",
-        )
-    folder = job.codec["folder"]
-    codec = open_codec(job.codec["kind"], folder and Path(folder))
-    picture_px, device = picture_side(codec, job.network["height"]), local_device()
-    if isinstance(codec, Autoencoder):
-        codec.to(device)
-
     def report(done: int) -> None:
         say("prepare", done=done)
         if stop():
             raise SystemExit(0)
 
-    return ingest(
-        [Path(s) for s in shards],
-        codec,
-        encoder,
-        path,
-        progress=report,
-        picture_px=picture_px,
-        device=device,
-    )
+    paths = [Path(shard) for shard in shards]
+    return open_cache(job.run, paths, job.codec, job.text, job.network["height"], Path(job.cache), report)
 
 
 def _versions(job: Job, ranks: Ranks) -> dict[str, str]:
@@ -292,13 +243,6 @@ def _versions(job: Job, ranks: Ranks) -> dict[str, str]:
     }
 
 
-def _be_deterministic() -> None:
-    """Choose GPU kernels that sum in the same order every time, where there are such; the CPU's all do."""
-    if torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-
-
 def main() -> int:
     """Run the job named on the command line; what goes wrong becomes one "failed" event with a sentence.
 
@@ -311,7 +255,7 @@ def main() -> int:
         command = [sys.executable, *launcher, "-m", "paris.node.worker", sys.argv[1]]
         os.execv(sys.executable, command)  # noqa: S606 (the peer must go on talking to this very process)
     os.nice(5)
-    _be_deterministic()
+    be_deterministic()
     try:
         with joined(job.means.sharded) as ranks:
             train(job, Stop(), ranks)

@@ -70,6 +70,16 @@ def new_trainer(
     )
 
 
+def cache_path(
+    run: str, shards: Sequence[Path], codec: Mapping[str, Any], text: Mapping[str, Any], height: int, folder: Path
+) -> Path:
+    """Where `open_cache` keeps the cache of these shards."""
+    parts = [shard.name + str(shard.stat().st_size) for shard in shards]
+    what = [run, parts, codec["kind"], height, dict(text)]
+    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    return folder / f"{name}.safetensors"
+
+
 def open_cache(
     run: str,
     shards: Sequence[Path],
@@ -93,10 +103,7 @@ def open_cache(
     Raises:
         VerificationError: the text encoder installed here is not the run's.
     """
-    parts = [shard.name + str(shard.stat().st_size) for shard in shards]
-    what = [run, parts, codec["kind"], height, dict(text)]
-    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-    path = folder / f"{name}.safetensors"
+    path = cache_path(run, shards, codec, text, height, folder)
     if path.exists():
         return LatentCache.open(path)
     encoder = open_text_encoder(text["kind"], text["name"], text["tokens"])
