@@ -11,10 +11,11 @@ ATTACKS := tests/protocol/attacks $(patsubst %,tests/protocol/test_%.py,book cha
 	tests/registry/test_file_attacks.py tests/registry/test_resolve.py tests/registry/test_governance.py \
 	tests/node/test_cli_attacks.py
 
-.PHONY: help demo test test-fast check attacks sim install bench clean system-packages
+.PHONY: help demo test test-fast check attacks cheats sim install bench clean system-packages
 help:
 	@echo "make demo       a whole network on this machine, ending in a picture grid and an audit (OUT=$(OUT))"
 	@echo "make test       every test   make test-fast  the quick ones   make check  lint, types, architecture"
+	@echo "make cheats     every cheat an audit names, tried on real trainings, and what caught it"
 	@echo "make attacks    every attack by name, with a table of what it achieved (JSON=FILE keeps it)   make sim SEEDS=1000 PEERS=12 CLUSTERS=6"
 	@echo "make install    all extras that fit this platform   make bench  the measurements"
 
@@ -40,11 +41,14 @@ attacks: $(VENV)/.dev
 sim: $(VENV)/.dev
 	$(BIN)/python tests/sim/sim_main.py --seeds $(SEEDS) --jobs $$(nproc) $(if $(PEERS),--peers $(PEERS)) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
+cheats: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cheats
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 install: $(VENV)/.dev
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,light,web,scale,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,light,web,video,scale,dev]'
 
 # py-libp2p (extra `light`) builds fastecdsa from source.
 system-packages:

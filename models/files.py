@@ -74,6 +74,13 @@ def write_rows(tensors: dict[str, Rows], out: Path, note: dict[str, Any]) -> Non
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(data: bytes, out: Path) -> None:
+    """Write a file of any kind atomically."""
+    temporary = _temporary(out)
+    temporary.write_bytes(data)
+    _settle(temporary, out)
+
+
 def write_json(value: dict[str, Any], out: Path) -> None:
     """Write a JSON file atomically, indented for people."""
     temporary = _temporary(out)

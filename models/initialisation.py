@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -82,7 +83,7 @@ class Initialisation:
         left: the source's tensors that nothing was made of.
     """
 
-    network: DiT
+    network: ModelMixin
     kept: tuple[str, ...]
     fitted: tuple[str, ...]
     new: tuple[str, ...]

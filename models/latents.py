@@ -110,15 +110,24 @@ def open_codec(kind: str, folder: Path | None = None) -> Codec:
         raise CodecError(f"There is no codec of kind {kind!r}. This version knows pixels, {', '.join(_AUTOENCODERS)}.")
     if folder is None and kind == "autoencoder-tiny":
         folder = PACKAGED_AUTOENCODER
+    return Autoencoder(kind, load_autoencoder(_AUTOENCODERS[kind], kind, folder))
+
+
+def load_autoencoder(network: Any, kind: str, folder: Path | None) -> Any:
+    """Return a diffusers autoencoder of this class, loaded strictly.
+
+    Raises:
+        CodecError: there is no folder, or it holds no such autoencoder.
+    """
     if folder is None:
         raise CodecError(f"A codec of kind {kind!r} needs a folder with its weights, and none was given.")
     try:
         _require_bounded(read_config(folder))
-        model = load_network(_AUTOENCODERS[kind], folder, names=_present_name)
+        model = load_network(network, folder, names=_present_name)
         model.register_to_config(**{name: read_config(folder).get(name) for name in CHANNEL_STATISTICS})
     except CheckpointError as error:
         raise CodecError(f"The {kind} in {folder} cannot be used. {error}") from error
-    return Autoencoder(kind, model)
+    return model
 
 
 def _present_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`ParisPipeline`: a folder of experts, router and codec in, pictures out, with who drew which step.
+"""`ParisPipeline`: a folder of experts, router and codec in, pictures or clips out, with who drew which step.
 
 Folder layout: model_index.json {experts, codec, and where they are known: objectives, top_k, router_temperature; and
 absent: the numbers of experts whose folders are missing on purpose},
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,21 @@ from torch import Tensor
 
 from paris.models.blocks import LARGEST
 from paris.models.centroids import CENTROIDS, Centroids
+from paris.models.conditions import first_frames
 from paris.models.conversion import Prediction
 from paris.models.ensemble import Ensemble
 from paris.models.experts import ExpertPool
 from paris.models.files import write_json
-from paris.models.latents import Autoencoder, Codec, open_codec
+from paris.models.kinds import ROUTERS, kind_in, latent_shape
+from paris.models.latents import Autoencoder, Codec, CodecError, open_codec
 from paris.models.networks import load_network, read_config
 from paris.models.paris_layout import is_released, open_released
-from paris.models.router import Router
 from paris.models.routing import Routing
 from paris.models.sampling import OnStep, Start, sample
 from paris.models.schedulers import open_scheduler
 from paris.models.text import TextBatch, TextEncoder, open_text_encoder
 from paris.models.trace import Trace
+from paris.models.videocodec import latent_frames, open_video_codec
 
 INDEX = "model_index.json"
 TEXT = "text_encoder.json"
@@ -51,10 +53,14 @@ class PipelineError(ValueError):
 
 @dataclass(frozen=True)
 class ParisOutput:
-    """Pictures, and who drew them: `routing[i]` lists picture i's experts, busiest first."""
+    """Pictures, and who drew them: `routing[i]` lists picture i's experts, busiest first.
+
+    Experts of clips make `clips`, the frames of each, and `images` are their first frames.
+    """
 
     images: list[Image.Image]
     routing: Trace
+    clips: list[list[Image.Image]] = field(default_factory=list)
 
 
 class ParisPipeline(DiffusionPipeline):
@@ -65,7 +71,7 @@ class ParisPipeline(DiffusionPipeline):
         codec: latents to pictures.
         text_encoder: captions to numbers.
         scheduler: one of `paris.models.schedulers`; assign another to `pipeline.scheduler` at will.
-        shape: latent shape (C, H, W) the experts were trained at.
+        shape: latent shape (C, H, W) the experts were trained at, of clips (C, F, H, W).
         top_k: experts a step unless a call says otherwise; a measured property of a run.
     """
 
@@ -75,7 +81,7 @@ class ParisPipeline(DiffusionPipeline):
         codec: Codec,
         text_encoder: TextEncoder,
         scheduler: Any,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         *,
         top_k: int = USUAL_TOP_K,
     ) -> None:
@@ -109,19 +115,20 @@ class ParisPipeline(DiffusionPipeline):
         pool = ExpertPool(folders, dtype=dtype, memory_bytes=memory_bytes, offload=offload)
         ensemble = Ensemble(
             pool,
-            load_network(Router, root / "router", dtype),
+            load_network(kind_in(root / "router", ROUTERS), root / "router", dtype),
             predictions=_predictions(root, index),
             centroids=Centroids.open(root / CENTROIDS) if (root / CENTROIDS).is_dir() else None,
             router_temperature=float(index.get("router_temperature", 1.0)),
             absent=absent,
         )
-        config = read_config(folders[ensemble.present[0]])
+        shape = latent_shape(read_config(folders[ensemble.present[0]]))
+        open_one = open_codec if len(shape) == 3 else open_video_codec
         return cls(
             ensemble,
-            open_codec(index["codec"], root / "vae" if (root / "vae").is_dir() else None),
+            open_one(index["codec"], root / "vae" if (root / "vae").is_dir() else None),
             _open_text(text),
             open_scheduler(root / "scheduler"),
-            (config["channels"], config["height"], config["height"]),
+            shape,
             top_k=min(int(index.get("top_k", USUAL_TOP_K)), len(ensemble.present)),
         )
 
@@ -152,6 +159,11 @@ class ParisPipeline(DiffusionPipeline):
         """Precision of experts and router."""
         return self.ensemble.experts.dtype
 
+    @property
+    def makes_clips(self) -> bool:
+        """Whether the experts make clips, not pictures."""
+        return len(self.shape) == 4
+
     def to(self, *where: Any, **named: Any) -> ParisPipeline:
         """Move experts, router and codec: `to(device)`, `to(dtype)`, `to(device, dtype)`, or by name."""
         dtypes = [part for part in (*where, named.get("dtype")) if isinstance(part, torch.dtype)]
@@ -178,9 +190,10 @@ class ParisPipeline(DiffusionPipeline):
         strength: float = 0.6,
         height: int | None = None,
         width: int | None = None,
+        frames: int | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> ParisOutput:
-        """Draw one picture a prompt.
+        """Draw one picture a prompt, or make one clip.
 
         Args:
             prompt: one or several captions.
@@ -192,10 +205,11 @@ class ParisPipeline(DiffusionPipeline):
             strategy: a name of `paris.models.routing.STRATEGIES`.
             routing: all of the routing, instead of `top_k` and `strategy`.
             cluster: whose expert draws, for the strategy "oracle"; for all or for each.
-            image: pictures to start from, one for all or one a prompt.
-            strength: how far they are taken back to noise, above 0 to 1.
+            image: pictures to start from, one for all or one a prompt; of a clip it is the first frame.
+            strength: how far they are taken back to noise, above 0 to 1; clips do not go by it.
             height: of the picture in pixels, where the experts' positions allow another than they were trained at.
             width: likewise.
+            frames: of the clip, where experts make clips; as many as they were trained at if None.
             callback_on_step_end: called after each evaluation, may replace the latents.
 
         Raises:
@@ -209,12 +223,17 @@ class ParisPipeline(DiffusionPipeline):
         negatives = _one_each(negative_prompt, len(prompts), "negative prompts")
         labels_B = None if cluster is None else torch.tensor(_one_each(cluster, len(prompts), "clusters"))
         self.ensemble.routing = routing or Routing(strategy, min(top_k or self.top_k, len(self.ensemble)))
-        shape = self._latent_shape(height, width)
+        shape = self._latent_shape(height, width, frames)
         encoded = self.text.encode([*prompts, *negatives]).to(self.device)
         text, null = (TextBatch(*(part.chunk(2)[half] for part in encoded.parts())) for half in (0, 1))
-        start = None
+        start, first = None, None
         if image is not None:
-            start = Start(self._encode(_one_each(image, len(prompts), "images"), shape), strength)
+            pictures = self._encode(_one_each(image, len(prompts), "images"), shape)
+            if self.makes_clips:
+                self._require_first_frame()
+                first = first_frames(pictures, torch.ones(len(prompts), device=self.device))
+            else:
+                start = Start(pictures, strength)
         with self.progress_bar(total=num_inference_steps) as bar:
             latents, trace = sample(
                 self.ensemble,
@@ -228,8 +247,13 @@ class ParisPipeline(DiffusionPipeline):
                 start=start,
                 labels_B=labels_B,
                 on_step=self._watch(bar, callback_on_step_end),
+                first_BQHW=first,
             )
-        return ParisOutput(to_images(self.codec.decode(latents)), trace)
+        decoded = self.codec.decode(latents)
+        if not self.makes_clips:
+            return ParisOutput(to_images(decoded), trace)
+        clips = [to_images(clip_3FHW.transpose(0, 1)) for clip_3FHW in decoded]
+        return ParisOutput([clip[0] for clip in clips], trace, clips)
 
     def _watch(self, bar: Any, callback: StepCallback | None) -> OnStep:
         def on_step(number: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
@@ -239,35 +263,54 @@ class ParisPipeline(DiffusionPipeline):
 
         return on_step
 
-    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
-        channels, rows, columns = self.shape
+    def _latent_shape(self, height: int | None, width: int | None, frames: int | None) -> tuple[int, ...]:
+        *others, rows, columns = self.shape
+        if frames is not None:
+            others = [others[0], self._latent_frames(frames)]
         if height is None and width is None:
-            return self.shape
+            return *others, rows, columns
         factor = self._pixels_a_latent()
         height, width = height or rows * factor, width or columns * factor
         if (height, width) == (rows * factor, columns * factor):
-            return self.shape
+            return *others, rows, columns
         config = self.ensemble.expert(self.ensemble.present[0]).config
         grain = factor * int(config["patch"])
-        if config.get("positions", "learned") != "rotary":
+        if not self.makes_clips and config.get("positions", "learned") != "rotary":
             raise PipelineError(
                 f"These experts draw {columns * factor} x {rows * factor} pixels and nothing else: their positions "
                 f"were learned for that size. {width} x {height} needs experts with rotary positions."
             )
         if height % grain or width % grain:
             raise PipelineError(f"{width} x {height} pixels cannot be drawn: both must be multiples of {grain}.")
-        return channels, height // factor, width // factor
+        return *others, height // factor, width // factor
+
+    def _latent_frames(self, frames: int) -> int:
+        if not self.makes_clips:
+            raise PipelineError(f"These experts draw pictures: they cannot make clips of {frames} frames.")
+        try:
+            count = latent_frames(self.codec, frames)
+        except CodecError as error:
+            raise PipelineError(str(error)) from error
+        grain = int(self.ensemble.expert(self.ensemble.present[0]).config["patch_frames"])
+        if count % grain:
+            raise PipelineError(f"{frames} frames are {count} of latents, which must be a multiple of {grain}.")
+        return count
+
+    def _require_first_frame(self) -> None:
+        for index in self.ensemble.present:
+            if not self.ensemble.expert(index).config["first_frame"]:
+                raise PipelineError(f"Expert {index} makes clips of text alone: it cannot begin with a picture.")
 
     def _pixels_a_latent(self) -> int:
-        probe = torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=self.device)
+        probe = torch.zeros(1, 3, *[1] * self.makes_clips, PROBE_PX, PROBE_PX, device=self.device)
         return PROBE_PX // int(self.codec.encode(probe).shape[-1])
 
-    def _encode(self, images: list[Image.Image], shape: tuple[int, int, int]) -> Tensor:
+    def _encode(self, images: list[Image.Image], shape: tuple[int, ...]) -> Tensor:
         factor = self._pixels_a_latent()
-        size = shape[2] * factor, shape[1] * factor
+        size = shape[-1] * factor, shape[-2] * factor
         pixels = [np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)) for image in images]
         pictures = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(self.device) / 127.5 - 1
-        return self.codec.encode(pictures)
+        return self.codec.encode(pictures[:, :, None] if self.makes_clips else pictures)
 
 
 def write_index(
