@@ -7,8 +7,6 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,12 +20,11 @@ from paris.protocol.errors import ParisError, UsageError, VerificationError
 from paris.registry.runkey import RunKey
 
 if TYPE_CHECKING:
+    from paris.node.peer import Peer
     from paris.registry.audit import Depth
-    from paris.registry.findings import Audit
+    from paris.registry.findings import Audit, UnitAudit
     from paris.registry.library import Library
     from paris.registry.resolve import ResolvedRun
-
-Publish = Callable[[bytes], Awaitable[object]]
 
 
 def audit(
@@ -114,6 +111,7 @@ async def audit_run(
 ) -> Audit:
     """Resolve a run, check all of it as deep as asked, write files and tell the network."""
     from paris.node.home import Home
+    from paris.node.light import open_library
     from paris.registry.audit import Depth
     from paris.registry.audit import audit as audit_resolved
     from paris.registry.governance import follow_curators
@@ -121,7 +119,7 @@ async def audit_run(
     from paris.registry.selection import Wish, select
 
     home, depth, wish = Home(settings.home), depth or Depth(), Wish(policy)
-    async with _network(settings, key, light=light) as (library, tell):
+    async with open_library(settings, key, light=light) as library:
         providers = tuple(record.signer for record in await known_peers(library, key.run))
         hints, now_s = (*key.peers, *settings.peers), time.time()
         governance = await follow_curators(library, key.run, home.charter(key.run), now_s, providers, hints)
@@ -130,9 +128,9 @@ async def audit_run(
         resolved, told = selection.resolved, lambda doing: err.print(f"{doing} …", markup=False)
         report = await audit_resolved(library, resolved, providers, told, depth, selection.why)
         (files or Files()).write(library, resolved, report, settings)
-        if publish and (depth.evaluate or depth.replay):
-            await _publish(report, library, home, tell)
-        return report
+    if publish and (depth.evaluate or depth.replay):
+        await _publish(report, settings, key, light=light)
+    return report
 
 
 async def audit_folder(folder: Path, settings: Settings, depth: Depth, files: Files) -> Audit:
@@ -157,46 +155,39 @@ async def audit_folder(folder: Path, settings: Settings, depth: Depth, files: Fi
         return report
 
 
-@asynccontextmanager
-async def _network(settings: Settings, key: RunKey, *, light: bool) -> AsyncIterator[tuple[Library, Publish | None]]:
-    """The library, and what publishes a record: the light client cannot."""
+async def _publish(report: Audit, settings: Settings, key: RunKey, *, light: bool) -> None:
+    """Sign and announce what was measured. That nobody took it is told, and changes nothing about the report."""
     from importlib.util import find_spec
 
-    if light or not find_spec("hivemind"):
-        from paris.node.light import open_library
+    from paris.node.home import Home
 
-        async with open_library(settings, key, light=light) as library:
-            yield library, None
+    if light or not find_spec("hivemind"):
+        err.print("verdicts are not published: the light client only reads")
         return
     from paris.node.peer import open_peer
 
-    async with open_peer(settings, key, serve=False) as peer:
-        yield peer.library, peer.swarm.publish
+    try:
+        with Home(settings.home).locked():
+            async with open_peer(settings, key, serve=False) as peer:
+                for unit in report.units:
+                    if signed := await _signed(unit, report.run, peer):
+                        await peer.swarm.publish(signed)
+                        name = peer.home.identity().peer_id
+                        err.print(f"published a verdict on {unit.unit} as {name}", markup=False)
+    except ParisError as error:
+        err.print(f"verdicts are not published: {error}", markup=False)
 
 
-async def _publish(report: Audit, library: Library, home: object, tell: Publish | None) -> None:
-    """Sign and announce what was measured. That nobody took it is told, and changes nothing about the report."""
+async def _signed(unit: UnitAudit, run: str, peer: Peer) -> bytes | None:
+    """A verdict under the home's name, which this connection does not go by; it replaces the one before."""
     from paris.node.credentials import held
-    from paris.node.home import Home
     from paris.protocol.records import Verdict
     from paris.registry.verdicts import sign_verdict
 
-    assert isinstance(home, Home)
-    if tell is None:
-        err.print("verdicts are not published: the light client only reads")
-        return
-    try:
-        with home.locked():
-            identity, credentials = home.identity(), held(home, report.run).envelopes
-            for unit in report.units:
-                before = [r for r in await library.records("verdict", report.run, unit.unit) if isinstance(r, Verdict)]
-                own = next((record for record in before if record.signer == identity.peer_id), None)
-                signed = sign_verdict(unit, report.run, identity, int(time.time()), own, credentials)
-                if signed:
-                    await tell(signed)
-                    err.print(f"published a verdict on {unit.unit} as {identity.peer_id}", markup=False)
-    except ParisError as error:
-        err.print(f"verdicts are not published: {error}", markup=False)
+    identity, credentials = peer.home.identity(), held(peer.home, run).envelopes
+    before = [record for record in await peer.library.records("verdict", run, unit.unit) if isinstance(record, Verdict)]
+    own = next((record for record in before if record.signer == identity.peer_id), None)
+    return sign_verdict(unit, run, identity, int(time.time()), own, credentials)
 
 
 def _share(text: str) -> float | None:
