@@ -1,6 +1,7 @@
 """What a network needs, before it exists: parameters, memory by component, arithmetic.
 
-Counted on tensors without memory, with one block and with two: all of it rises by the same with every further block.
+Counted on tensors without memory, with one block of each kind and with two: all of it rises by the same with every
+further block.
 Letters: P parameters, B batch, T picture tokens, D model width.
 """
 
@@ -19,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from paris.models.flops import shape_of
 
 FP32_BYTES, BF16_BYTES = 4, 2
+DEPTHS = ("depth", "dual", "single")
+"""Arguments of the networks here that say how many blocks of a kind there are."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,31 @@ def footprint(kind: Any, arguments: Mapping[str, Any], inputs: tuple[Tensor, ...
     """Count what a network needs.
 
     Args:
-        kind: `DiT` or `Router`, or a class that is built and asked like them.
-        arguments: its keyword arguments, with a `depth`.
+        kind: `DiT` or `Router`, `VideoExpert` or `VideoRouter`, or a class that is built and asked like them.
+        arguments: its keyword arguments, with those of `DEPTHS` that it has.
         inputs: a batch of what its forward takes, of any size; the values do not matter.
     """
-    sample, further = shape_of(inputs), int(arguments["depth"]) - 1
-    networks = [_on_meta(kind, {**arguments, "depth": depth}) for depth in (1, 2)]
-    (flat, flat_flops), (taller, taller_flops) = (step_needs(network, sample) for network in networks)
+    sample = shape_of(inputs)
+    further = {name: int(arguments[name]) - 1 for name in DEPTHS if name in arguments}
+    flat = {**arguments, **dict.fromkeys(further, 1)}
+    networks = [_on_meta(kind, {**flat, **taller}) for taller in ({}, *({name: 2} for name in further))]
+    kept, flops = zip(*(step_needs(network, sample) for network in networks), strict=True)
 
-    def rising(first: float, second: float) -> int:
-        return round(first + further * (second - first))
+    def rising(first: float, *taller: float) -> int:
+        return round(
+            first + sum(count * (second - first) for count, second in zip(further.values(), taller, strict=True))
+        )
 
-    patches = (int(arguments["height"]) // int(arguments["patch"])) ** 2
+    tokens = (int(arguments["height"]) // int(arguments["patch"])) ** 2
+    if "frames" in arguments:
+        tokens *= int(arguments["frames"]) // int(arguments.get("patch_frames", 1))
+    if "dual" in arguments:  # the text is a stream of its own
+        tokens += sample[2].shape[1]
     return Footprint(
         parameters=rising(*(sum(parameter.numel() for parameter in network.parameters()) for network in networks)),
-        flops=rising(flat_flops, taller_flops),
-        activations_bytes=rising(flat, taller),
-        checkpointed_bytes=flat + further * patches * int(arguments["width"]) * FP32_BYTES,
+        flops=rising(*flops),
+        activations_bytes=rising(*kept),
+        checkpointed_bytes=kept[0] + sum(further.values()) * tokens * int(arguments["width"]) * FP32_BYTES,
     )
 
 
@@ -116,7 +127,7 @@ class _FusedAttention(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is functional.scaled_dot_product_attention:
-            q, k, v = args[:3]
+            q, k, v = args[:3] or tuple((kwargs or {})[name] for name in ("query", "key", "value"))
             # Two products of T x S x width a head forward, twice as many backward, two operations a multiply-add.
             self.flops += 12 * q.numel() * k.shape[-2]
             return _Fused.apply(q, k, v)

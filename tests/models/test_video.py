@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from paris.models.conditions import first_frames
+from paris.models.flops import shape_of
+from paris.models.footprint import footprint, step_needs
 from paris.models.inspect import check_config, check_weights
 from paris.models.kinds import EXPERTS, ROUTERS, expert_of, kind_in, router_of
 from paris.models.networks import load_network
@@ -79,6 +81,38 @@ def test_the_11_billion_of_the_paper_are_the_blocks_and_12_2_the_whole_network()
 
 
 @pytest.mark.parametrize("attention", ["full", "factorised"])
+def test_needs_counted_on_few_blocks_are_those_of_the_whole_network(attention):
+    arguments = {**EXPERT, "dual": 2, "single": 3, "attention": attention}
+    sample = shape_of(asked())
+    found, whole = footprint(VideoExpert, arguments, asked()), on_meta(VideoExpert, arguments)
+    assert found.parameters == parameters(whole)
+    assert (found.activations_bytes, found.flops) == step_needs(whole.train(), sample)
+    assert 0 < found.checkpointed_bytes < found.activations_bytes
+
+
+def test_memory_of_the_11_billion_is_what_the_docs_say():
+    preset = VIDEO_PRESETS["video-11b"]
+    words = torch.empty(1, 256, 4096, device="meta")
+    inputs = (
+        torch.empty(1, *preset.shape, device="meta"),
+        torch.empty(1, device="meta"),
+        words,
+        torch.empty(1, 256, dtype=torch.bool, device="meta"),
+        torch.empty(1, 768, device="meta"),
+    )
+    found = footprint(VideoExpert, preset.expert, inputs)
+    assert round(found.weights_bytes["bf16"] / 1e9, 1) == 24.4
+    assert {part: round(size / 1e9, 1) for part, size in found.training_bytes.items()} == {
+        "weights": 48.8,
+        "gradients": 48.8,
+        "adamw_moments": 97.6,
+        "average": 48.8,
+    }
+    activations = round(found.activations_bytes / 1e9), round(found.checkpointed_bytes / 1e9, 1)
+    assert (activations, round(found.flops / 1e12)) == ((41, 3.4), 113)
+
+
+@pytest.mark.parametrize("attention", ["full", "factorised"])
 def test_a_new_expert_predicts_nothing_and_learns_with_every_parameter(attention):
     torch.manual_seed(0)
     network = VideoExpert(**{**EXPERT, "attention": attention})
@@ -143,6 +177,22 @@ def test_latents_that_patches_do_not_divide_are_refused(shape):
         randomised(VideoExpert(**EXPERT))(x, *rest)
     with pytest.raises(ValueError, match="cannot be cut into patches"):
         randomised(VideoRouter(**ROUTER))(x, rest[0], rest[3])
+
+
+@pytest.mark.parametrize("attention", ["full", "factorised"])
+def test_bf16_weights_predict_nearly_the_same(attention):
+    network, inputs = randomised(VideoExpert(**{**EXPERT, "attention": attention})), asked()
+    first = first_frames(inputs[0], torch.tensor([True, False]))
+    exact = network(*inputs, first)
+    half = torch.nn.Module.to(network, torch.bfloat16)
+    x, t, text, mask, pooled = inputs
+    found = half(x.bfloat16(), t, text.bfloat16(), mask, pooled.bfloat16(), first.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), exact, atol=0.05 * float(exact.abs().max()))
+    router = randomised(VideoRouter(**{**ROUTER, "first_frame": True}))
+    logits = router(x, t, pooled, first)
+    halved = torch.nn.Module.to(router, torch.bfloat16)(x.bfloat16(), t, pooled.bfloat16(), first.bfloat16())
+    assert torch.allclose(halved.float(), logits, atol=0.05 * float(logits.abs().max()))
 
 
 def test_checkpointed_blocks_have_the_same_gradient():
