@@ -65,10 +65,9 @@ class Ranks:
         if self.sharded:
             from torch.distributed.fsdp import fully_shard  # noqa: PLC0415 (absent from builds without distributed)
 
-            for child in network.children():
-                if isinstance(child, nn.ModuleList):
-                    for block in child:
-                        fully_shard(block)
+            kinds = getattr(network, "_no_split_modules", None) or ()
+            for block in reversed([module for module in network.modules() if type(module).__name__ in kinds]):
+                fully_shard(block)
             # The root, too, forgets the gathered weights: an evaluation has no backward pass that would end with that.
             return fully_shard(network, reshard_after_forward=True)
         if self.count == 1:
