@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import hub_xet
 from hub_disk import Commit, StoredFile, described, git_blob
 
 if TYPE_CHECKING:
@@ -258,6 +259,7 @@ class Answer(BaseHTTPRequestHandler):
                 data = base64.b64decode(value["content"])
                 files[path] = StoredFile(disk.keep(data), len(data), git_blob(data), lfs=False)
             case "lfsFile":
+                self._from_xet(value["oid"])
                 if not disk.has(value["oid"]):
                     raise RefusalError(400, "", f"the LFS object of {path} was never uploaded")
                 pointer = (
@@ -271,6 +273,25 @@ class Answer(BaseHTTPRequestHandler):
                     files.pop(inside)
             case _:
                 raise RefusalError(400, "", f"unknown operation {key}")
+
+    def xet_token(self, kind: str, name: str, _access: str, _revision: str) -> None:
+        """Where Xet keeps contents: a folder."""
+        self._readable(kind, name)
+        self._send_xet_token()
+
+    def own_xet_token(self) -> None:
+        self._send_xet_token()
+
+    def _send_xet_token(self) -> None:
+        self._send_json({"casUrl": f"local://{self.server.xet}", "accessToken": "none", "exp": 2**33})
+
+    def _from_xet(self, oid: str) -> None:
+        """Make a content that came by Xet a plain one."""
+        found = None if self.server.disk.has(oid) else hub_xet.known(self.server.xet).get(oid)
+        if found:
+            temporary = self.server.disk.scratch()
+            hub_xet.take_out(f"{self.server.endpoint}/-/xet-token", *found, temporary)
+            temporary.replace(self.server.disk.object(oid))
 
     def info(self, kind: str, name: str, revision: str = "main") -> None:
         self._readable(kind, name)
@@ -473,6 +494,8 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", rf"/lfs/{OID}/verify", Answer.lfs_verify),
     ("GET|HEAD", rf"/lfs/{OID}/(?P<path>.+)", Answer.lfs_get),
     ("PUT", r"/-/faults", Answer.set_faults),
+    ("GET", rf"{API}/xet-(?P<_access>read|write)-token/{REVISION.replace('revision', '_revision')}", Answer.xet_token),
+    ("GET", r"/-/xet-token", Answer.own_xet_token),
     ("GET", r"/-/requests", Answer.get_requests),
     ("GET", r"/-/await", Answer.await_request),
 ]

@@ -2,7 +2,7 @@
 
 Regular files and LFS (one part or several), commits with `parent_commit` as compare-and-swap, revisions, trees, resolve
 with ETag, redirect to another host name and ranges, tokens, private repositories, a storage quota, faults on request.
-Xet is not served: a client that has `hf_xet` installed is to be run with HF_HUB_DISABLE_XET=1.
+Uploads come by Xet too, through its local mode (`hub_xet.py`); downloads by HTTP alone, as where there is no `hf_xet`.
 
 In a test: `with LoopbackHub(folder) as hub`. As a process of its own: `python tests/hub/run_hub.py FOLDER`, which
 prints {"endpoint": ...}; it takes faults at PUT /-/faults and tells what it was asked at GET /-/requests.
@@ -51,6 +51,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.tokens_seen: list[tuple[str, str]] = []
         self.over = threading.Event()
+        self.xet = root / "xet"
         self._noted = threading.Condition()
         self._serving = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 

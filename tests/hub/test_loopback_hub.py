@@ -187,3 +187,20 @@ def test_state_survives_a_kill(tmp_path: Path) -> None:
             api.whoami()
         assert api.list_repo_files("ann/run") == [".gitattributes", "x.json"]
         assert any("tree" in request or "models/ann/run" in request for request in second.requests())
+
+
+def test_files_go_up_by_xet_and_come_back_equal(
+    hub: LoopbackHub, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's default where hf_xet is installed: nothing is PUT, and what was uploaded is there for everybody."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    api.create_repo("ann/run")
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(BIG)
+    added = [CommitOperationAdd("a/w.safetensors", str(weights)), add("b/w.safetensors", BIG[::-1]), add("c", b"{}")]
+    api.create_commit("ann/run", added, commit_message="first")
+    assert not hub.asked("PUT")
+    assert hub.asked("xet-write-token")
+    assert hub.read("ann/run", "a/w.safetensors") == BIG
+    path = hf_hub_download("ann/run", "b/w.safetensors", cache_dir=tmp_path / "cache", endpoint=hub.endpoint)
+    assert Path(path).read_bytes() == BIG[::-1]

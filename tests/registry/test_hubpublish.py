@@ -54,6 +54,17 @@ def test_every_file_named_in_the_table_lies_there(
     assert not [path for path in table.files if "state" in path]
 
 
+def test_a_checkpoint_goes_up_by_xet_where_it_is_installed(
+    hub: LoopbackHub, store: Store, network: NetworkSimulator, chain: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    publish(hub, store, network, chain[-1])
+    assert not hub.asked("PUT")
+    entry = network.entry(chain[-1], WEIGHTS)
+    assert sha256_of(hub.read(ANNS, f"expert_0/{WEIGHTS}")) == entry.sha256
+    assert len(hub.commits(ANNS)) == 1
+
+
 def test_a_checkpoint_is_one_commit_and_its_weights_come_before_it(
     hub: LoopbackHub, store: Store, network: NetworkSimulator, chain: list[str]
 ) -> None:
