@@ -63,7 +63,7 @@ def initialise_clips(files: Sequence[Path], arguments: Mapping[str, Any], *, see
     wanted[HEAD], wanted[HEAD_BIAS] = (
         torch.Size((channels * patch * patch, *wanted[name][1:])) for name in (HEAD, HEAD_BIAS)
     )
-    if source.get(KERNEL, torch.empty(0)).ndim == 2:
+    if source.get(KERNEL, torch.empty(0)).shape[1:] == (channels * patch * patch,):
         source[KERNEL] = source[KERNEL].reshape(-1, channels, 1, patch, patch)
     check_tensors(files[0], source, wanted)
     made = {ours[theirs]: tensor.float() for theirs, tensor in source.items()}

@@ -127,7 +127,9 @@ def test_every_tensor_is_told_once_and_the_start_is_a_folder_to_train_from(sourc
     assert check_config(dict(again.config) | {"_class_name": "VideoExpert"}, arguments, "expert") == []
 
 
-@pytest.mark.parametrize("wrong", [{"width": 128, "heads": 4}, {"dual": 3}, {"text_dim": 32}, {"guidance": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"width": 128, "heads": 4}, {"dual": 3}, {"text_dim": 32}, {"guidance": 0.0}, {"channels": 3}]
+)
 def test_pictures_of_another_network_are_refused(source, wrong):
     with pytest.raises(CheckpointError, match="does not fit this network"):
         initialise_clips(source, {**CLIPS, **wrong})
