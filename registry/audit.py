@@ -70,6 +70,7 @@ class _Notes:
     unseen: list[str] = field(default_factory=list)
     weights: Path | None = None
     measured: Measured | None = None
+    replayed: list[int] = field(default_factory=list)
 
 
 async def audit(
@@ -145,6 +146,7 @@ class _Auditor:
             (*_not_checked(checks), *found.unseen),
             opinions_on(unit, verdicts, self._resolved.run, genesis.curators),
             found.measured,
+            tuple(found.replayed),
         )
 
     # attested, consistent
@@ -277,6 +279,7 @@ class _Auditor:
             replayed = await replay_segment(self._evidence, found.unit, index)
             if replayed.check:
                 found.checks.append(replayed.check)
+                found.replayed.append(segment.to_step)
                 done += 1
             else:
                 found.unseen.append(f"not executed again: {replayed.why_not}")

@@ -157,7 +157,8 @@ def learned(losses: np.ndarray, nothing: np.ndarray, *, last: bool) -> Check:
     gain, error = mean_and_error(losses - nothing)
     zero = float(nothing.mean())
     detail = f"{-gain:.4f} ± {error:.4f} better than the {zero:.4f} of knowing nothing"
-    worse, level = gain > zero * TOLERANCE_PERCENT / 100, gain > -SIGMAS * error
+    worse = gain > zero * TOLERANCE_PERCENT / 100
+    level = gain >= 0 if math.isinf(error) else gain > -SIGMAS * error
     return Check("learned", ok=not worse and not (last and level), detail=detail, level="evaluated")
 
 

@@ -34,6 +34,7 @@ from paris.registry.resolve import ResolvedUnit
 from paris.registry.workshop import EVALUATION_SAMPLES, ROUTER, objective_of
 
 ENOUGH_UNSEEN = 64
+MOST_LOSS = 1e6
 PUBLISHED, AGAIN, ELSEWHERE = "published", "again", "elsewhere"
 NOBODY = "nobody"
 TURNED = "turned"
@@ -195,7 +196,7 @@ class Examiner:
         if not draws.unseen:
             missing.append("no hold-out samples are left that a claim is not about; training samples stood in for them")
         tolerance = checks.secret_tolerance((claimed or 0) / 1e6, own[PUBLISHED], secret)
-        measured = Measured(round(float(secret.mean()) * 1e6), round(tolerance * 1e6), len(secret))
+        measured = Measured(_micro(float(secret.mean())), _micro(tolerance), len(secret))
         return Examined((*found, *([cluster] if cluster else [])), measured, tuple(missing))
 
     def _leads(self, name: str, cluster: str, rivals: list[str]) -> np.ndarray:
@@ -208,6 +209,11 @@ class Examiner:
             return own
         lead: np.ndarray = own - np.mean([self._losses[rival, cluster][which] for rival in rivals], axis=0)
         return lead
+
+
+def _micro(loss: float) -> int:
+    """Millionths, as far as records can say it."""
+    return round(min(loss, MOST_LOSS) * 1e6)
 
 
 def _number(text: str) -> int:

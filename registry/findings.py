@@ -75,6 +75,7 @@ class UnitAudit:
         not_checked: What a reader might take for checked and is not.
         opinions: What others found.
         measured: What was measured of its newest checkpoint.
+        replayed: The steps at which the segments ended that were executed again.
     """
 
     unit: str
@@ -86,6 +87,7 @@ class UnitAudit:
     not_checked: tuple[str, ...] = ()
     opinions: tuple[Opinion, ...] = ()
     measured: Measured | None = None
+    replayed: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:

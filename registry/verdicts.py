@@ -84,11 +84,13 @@ def sign_verdict(
 
 
 def _level(unit: UnitAudit) -> str | None:
-    """The level a verdict is about: the highest of the newest checkpoint's that was more than reading."""
-    made = {check.level for check in unit.checks}
-    if "replayed" in made:
+    """The level a verdict is about, the highest that was more than reading.
+
+    That some older segment came out equal says nothing of the newest checkpoint: alone, it makes no verdict on it.
+    """
+    if unit.replayed and (unit.measured or unit.step in unit.replayed or unit.failed()):
         return "replayed"
-    return "evaluated" if "evaluated" in made and unit.measured else None
+    return "evaluated" if unit.measured else None
 
 
 def _executed(unit: UnitAudit) -> list[Check]:

@@ -120,12 +120,23 @@ def test_who_measured_nothing_has_no_verdict():
 
 def test_a_verdict_replaces_the_one_before_and_says_what_was_executed():
     replay = Check("replay", ok=True, detail="steps 0 to 1 executed again", level="replayed")
-    first = sign_verdict(a_unit(replay), RUN, BEN, NOW_S, None)
+    first = sign_verdict(a_unit(replay, replayed=(1,)), RUN, BEN, NOW_S, None)
     before = Verdict.parse(verify(first or b"", "verdict").payload)
-    after = Verdict.parse(verify(sign_verdict(a_unit(replay), RUN, BEN, NOW_S, before) or b"", "verdict").payload)
+    after = Verdict.parse(
+        verify(sign_verdict(a_unit(replay, replayed=(1,)), RUN, BEN, NOW_S, before) or b"", "verdict").payload
+    )
     assert (before.level, before.holds, before.note) == ("replayed", True, "replay: steps 0 to 1 executed again")
     assert after.seq == before.seq + 1
     assert after.exp > before.exp
+
+
+def test_an_older_segment_alone_makes_no_verdict_on_the_newest_checkpoint():
+    held = Check("replay", ok=True, detail="", level="replayed")
+    assert sign_verdict(a_unit(held, replayed=(0,)), RUN, BEN, NOW_S, None) is None
+    failed = sign_verdict(
+        a_unit(Check("replay", ok=False, detail="", level="replayed"), replayed=(0,)), RUN, BEN, NOW_S, None
+    )
+    assert verify(failed or b"", "verdict").payload["holds"] is False
 
 
 # For people: nothing a stranger writes is markup.
