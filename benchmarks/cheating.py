@@ -258,8 +258,24 @@ def copied_with_noise(world: World) -> str:
 
 
 def parent_again(world: World) -> str:
-    half = world.states[f"{VICTIM}-1"] / WEIGHTS
-    return weights_only(world, "again", lambda _: load_file(half), VICTIM, claimed_of(world))
+    return _still(world, "again", anew=False)
+
+
+def parent_saved_anew(world: World) -> str:
+    """Equal numbers in another file: its digest is new, its way is none."""
+    return _still(world, "anew", anew=True)
+
+
+def _still(world: World, name: str, *, anew: bool) -> str:
+    half, folder = world.steps // 2, world.folder / name
+    before = world.states[f"{VICTIM}-1"]
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_bytes((before / CONFIG).read_bytes())
+    if anew:
+        save_file(load_file(before / WEIGHTS), folder / WEIGHTS)
+    else:
+        (folder / WEIGHTS).write_bytes((before / WEIGHTS).read_bytes())
+    return world.publish(VICTIM, folder, world.honest[VICTIM][0], (half, world.steps), claimed_of(world))
 
 
 def not_a_number(world: World) -> str:
@@ -385,7 +401,7 @@ def another_state(world: World) -> str:
     for path in honest.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     weights = load_file(honest / WEIGHTS)
-    save_file({n: (w.float() * 1.001).to(w.dtype) for n, w in weights.items()}, folder / WEIGHTS)
+    save_file({n: (w.float() * 1.01).to(w.dtype) for n, w in weights.items()}, folder / WEIGHTS)
     return world.publish(VICTIM, folder, world.honest[VICTIM][0], (half, steps), claimed_of(world))
 
 
@@ -401,6 +417,7 @@ CHEATS: dict[str, tuple[str, Callable[[World], str]]] = {
     "learned the published noise": ("evaluated", learned_noise),
     "claims a loss 10 % lower": ("evaluated", inflated(0.1)),
     "claims a loss 3 % lower": ("evaluated", inflated(0.03)),
+    "the parent's weights, saved anew": ("replayed", parent_saved_anew),
     "skipped half of the steps": ("replayed", skipped(0.5)),
     "skipped a fifth of the steps": ("replayed", skipped(0.2)),
     "another seed": ("replayed", second_segment("seed", seed=1)),
