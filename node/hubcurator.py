@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.protocol.errors import BootstrapError, ParisError
 from paris.protocol.records import Head, Peer, Tip
+from paris.registry.governance import follow_curators
 from paris.registry.hubnetwork import RECORD_FILES, repositories_in
 from paris.registry.hubregistry import registry_change
 from paris.registry.hubwriter import HubWriter
@@ -44,8 +46,11 @@ async def publish_registry(
     blobs: list[str] = []
     try:
         async with open_peer(settings, key, serve=False) as peer:
-            genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
+            hints = (*key.peers, *settings.peers)
+            genesis = await load_genesis(peer.library, key.run, hints=hints)
+            followed = await follow_curators(peer.library, key.run, home.charter(key.run), time.time(), hints=hints)
             records, named, blobs = await _heard(peer, key.run, genesis.units())
+            blobs += followed.charter.versions[1:]
     except BootstrapError as error:
         err.print(f"no peer answers, so none is named: {error.what}", markup=False)
         genesis = await load_genesis(Library(home.store), key.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
@@ -24,7 +25,7 @@ from paris.registry.resolve import ResolvedRun, ResolvedUnit
 from paris.registry.weights import model_files, weight_faults
 
 PIPELINE_PARTS = frozenset(
-    {"model_index.json", "text_encoder.json", "scheduler", "vae", "router", "base", "provenance"}
+    {"model_index.json", "text_encoder.json", "scheduler", "vae", "router", "base", "centroids", "provenance"}
 )
 
 
@@ -73,6 +74,8 @@ async def fetch_ensemble(
     if resolved.genesis.codec.manifest:
         codec = await library.manifest(resolved.genesis.codec.manifest, providers)
         fetched_bytes += await library.files(codec.files, providers, progress)
+    with suppress(UnavailableError):  # only an audit of the folder alone wants the list of shards
+        await library.blob(resolved.genesis.data.manifest, providers)
     await asyncio.to_thread(_lay_out, library, resolved, manifests, codec, folder)
     return fetched_bytes
 
@@ -138,6 +141,8 @@ def _write_provenance(library: Library, resolved: ResolvedRun, folder: Path) -> 
     write_bytes(folder / "genesis.json", library.store.get_bytes(resolved.run, LIMITS.blob_bytes))
     for name, digest in resolved.governing.items():
         write_bytes(folder / name, library.store.get_bytes(digest, LIMITS.blob_bytes))
+    if library.store.path(resolved.genesis.data.manifest):
+        write_bytes(folder / "data.json", library.store.get_bytes(resolved.genesis.data.manifest, LIMITS.blob_bytes))
     for unit in resolved.units.values():
         for digest, segment in zip(unit.digests, unit.lineage, strict=True):
             name = f"{unit.unit}-{segment.to_step:08d}.checkpoint.json"

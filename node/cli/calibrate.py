@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 
 from paris.node.cli.corpus import cached
-from paris.node.cli.options import JsonOption
+from paris.node.cli.options import HomeOption, JsonOption
 from paris.node.console import emit, err, errors_to_exit_codes, out
+from paris.node.settings import Settings
 from paris.protocol.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def calibrate(
         typer.Option("--training", help="Training shards to measure the clusters' centres on; may be repeated."),
     ] = None,
     answers: Annotated[int, typer.Option("--answers", min=100, help="Noised samples to ask about.")] = 4096,
+    home: HomeOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Keep the temperature, and the centres, in the ensemble's folder.")
     ] = False,
@@ -42,17 +44,19 @@ def calibrate(
         from paris.models.calibration import calibrate as report_on
         from paris.models.centroids import CENTROIDS, Centroids
         from paris.models.pipeline import ParisPipeline, remember
+        from paris.node.home import Home
 
         if not folder.is_dir():
             raise UsageError(f"{folder} is no folder", hint="Name the ensemble's folder first, then its shards.")
         pipeline = ParisPipeline.from_pretrained(folder)
-        seen, router = cached(holdout, pipeline, folder / ".cache"), pipeline.ensemble.router
+        caches = Home(Settings.load(home=home).home).cache
+        seen, router = cached(holdout, pipeline, caches), pipeline.ensemble.router
         reports = {
             "router": report_on(ask(router, seen, answers)),
             "router without text": report_on(ask(router, seen, answers, drop_text=True)),
         }
         if training:
-            centres = Centroids.measure(cached(training, pipeline, folder / ".cache"), len(pipeline.ensemble))
+            centres = Centroids.measure(cached(training, pipeline, caches), len(pipeline.ensemble))
             reports["centres, no router"] = report_on(ask(centres, seen, answers))
             if write:
                 centres.save(folder / CENTROIDS)

@@ -73,23 +73,29 @@ def test_the_data_of_a_run_is_fetched_whole_and_laid_out(fetched, shards):
         assert any(name.endswith(".png") for name in tar.getnames())
 
 
-def test_a_router_is_asked_and_its_temperature_kept_only_where_told(ensemble, shards):
+def test_a_router_is_asked_and_its_temperature_kept_only_where_told(ensemble, shards, tmp_path):
     index = ensemble / "model_index.json"
     before = index.read_bytes()
-    told = said(invoke("calibrate", ensemble, *shards["holdout"], "--answers", 300, "--json"))
+    told = said(invoke("calibrate", ensemble, *shards["holdout"], "--home", tmp_path, "--answers", 300, "--json"))
     assert set(told) == {"router", "router without text", "written"}
     assert index.read_bytes() == before
     router = told["router"]
     assert router["loss_after"] <= router["loss"] + 1e-9
     assert sum(level["answers"] for level in router["levels"]) == router["answers"] == 300
-    kept = said(invoke("calibrate", ensemble, *shards["holdout"], "--answers", 300, "--write", "--json"))
+    kept = said(
+        invoke("calibrate", ensemble, *shards["holdout"], "--home", tmp_path, "--answers", 300, "--write", "--json")
+    )
     assert kept["router"] == router, "the same questions get the same answers"
     assert json.loads(index.read_text())["router_temperature"] == round(router["temperature"], 4)
 
 
 def test_centres_measured_on_training_data_route_without_a_router(ensemble, shards, tmp_path):
     train = [word for shard in shards["train"] for word in ("--training", shard)]
-    told = said(invoke("calibrate", ensemble, *shards["holdout"], *train, "--answers", 300, "--write", "--json"))
+    told = said(
+        invoke(
+            "calibrate", ensemble, *shards["holdout"], "--home", tmp_path, *train, "--answers", 300, "--write", "--json"
+        )
+    )
     assert told["centres, no router"]["accuracy"] > 0.9, "circles and stripes with unlike captions are told apart"
     drawn = invoke(
         "generate", ensemble, "red circle", "--strategy", "router-free", "--steps", 2, "--out", tmp_path / "a.png",

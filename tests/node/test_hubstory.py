@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 async def train_and_publish(hub: HubProcess, key: RunKey, folder: Path) -> tuple[list[dict[str, Any]], RunKey]:
-    """Ada trains everything; the Hub fails at first. Then the run's registry is published, and she is killed."""
+    """Ada trains everything; the Hub fails at first. She amends the run, publishes its registry, and is killed."""
     hub.faults({"match": "POST .*/commit/", "status": 503, "times": 1})
     ada = Contributor("ada", folder)
     try:
@@ -28,6 +28,8 @@ async def train_and_publish(hub: HubProcess, key: RunKey, folder: Path) -> tuple
             await ada.until_more()
         home = ("--home", folder / "ada", "--listen", LOOPBACK, "--json")
         shared = key.with_peers(ada.addrs)
+        amended = await asyncio.to_thread(paris_node, "run", "amend", shared, "--copies", 2, "--leave", *home)
+        assert amended.returncode == 0, amended.stderr
         done = await asyncio.to_thread(paris_node, "hub", "publish-registry", shared, "--repo", "ann/registry", *home)
         assert done.returncode == 0, done.stderr
         assert last_json(done)["peers"] == 1
@@ -59,4 +61,5 @@ def test_what_contributors_published_outlives_them(
         fetched = paris_node("fetch", registry, "--to", tmp_path / "ensemble", *home)
         assert fetched.returncode == 0, fetched.stderr
         assert last_json(fetched)["complete"]
+        assert last_json(fetched)["head"]["genesis_version"] == 2, "what came after the key's genesis lies there too"
         assert (tmp_path / "ensemble" / "model_index.json").exists()

@@ -71,6 +71,7 @@ def test_the_folder_holds_weights_index_and_proofs_and_nothing_else(library, tra
         "text_encoder.json",
         "scheduler/scheduler_config.json",
         *(f"{part}/{name}" for part in ("expert_0", "expert_1", "router") for name in (CONFIG, WEIGHTS)),
+        "provenance/data.json",
         "provenance/genesis.json",
         "provenance/run.json",
         *(f"provenance/{unit}.manifest.json" for unit in units),
