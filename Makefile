@@ -59,11 +59,11 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "paris-node needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "missing: the venv module. Add it with: sudo apt-get install python3-venv" >&2; exit 1; }
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.demo: pyproject.toml constraints.txt Makefile | $(BIN)/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | system-packages $(BIN)/pip
+$(VENV)/.dev: pyproject.toml constraints.txt Makefile | system-packages $(BIN)/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,light,video,dev]'
 	@touch $@ $(VENV)/.demo
 

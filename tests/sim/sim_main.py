@@ -51,8 +51,7 @@ def main() -> int:
             for reason in report.broken:
                 say(f"BROKEN {reason}\nrepeat with: {again(report.seed, asked)}")
     if asked.out:
-        command = "python tests/sim/sim_main.py " + " ".join(a for a in sys.argv[1:] if not a.startswith("--out"))
-        asked.out.write_text(json.dumps(table(reports, world, command), indent=1) + "\n")
+        asked.out.write_text(json.dumps(table(reports, world, repeated(asked)), indent=1) + "\n")
     return int(any(report.broken for report in reports))
 
 
@@ -62,8 +61,14 @@ def say(line: str) -> None:
 
 
 def again(seed: int, asked: argparse.Namespace) -> str:
+    return repeated(argparse.Namespace(**vars(asked) | {"seed": seed}))
+
+
+def repeated(asked: argparse.Namespace) -> str:
+    """The command that does the same again."""
+    which = f"--seeds {asked.seeds}" if asked.seed is None else f"--seed {asked.seed}"
     size = "".join(f" --{name} {value}" for name in ("peers", "clusters") if (value := getattr(asked, name)))
-    return f"python tests/sim/sim_main.py --seed {seed}{size}"
+    return f"python tests/sim/sim_main.py {which}{size}"
 
 
 def table(reports: list[Report], world: Scenario, command: str) -> dict:
