@@ -23,6 +23,7 @@ from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.node.survey import look, rows
 from paris.protocol import strict_json
+from paris.protocol.charter import Charter
 from paris.protocol.envelope import sign
 from paris.protocol.errors import SignatureError
 from paris.protocol.identity import Identity, public_key_of
@@ -86,9 +87,9 @@ async def watch(story: Story, contributors: dict[str, Told]) -> None:
     deadline_s = time.monotonic() + DEADLINE_S
     settings = Settings.load(home=story.homes / "observer", listen=LOOPBACK)
     async with open_peer(settings, story.key, serve=False) as peer:
-        genesis = await load_genesis(peer.library, story.key.run)
+        charter = Charter.begin(await load_genesis(peer.library, story.key.run), story.key.run)
         while time.monotonic() < deadline_s:
-            resolved, claims, names = await look(peer.library, story.key.run, genesis)
+            resolved, claims, names = await look(peer.library, story.key.run, charter)
             if not story.victim:
                 kill_somebody(story, resolved, rows(resolved, claims, names), contributors)
             elif resolved.complete and all(story.curator in unit.providers for unit in resolved.units.values()):
