@@ -140,7 +140,7 @@ def test_every_error_says_what_why_and_what_next_and_has_an_exit_code(hostile, t
     async def fail(*_: object, **__: object):
         raise kind("it \x1b[2Jfailed", "[bold]because", "do something")
 
-    monkeypatch.setattr("paris.registry.resolve.resolve", fail)
+    monkeypatch.setattr("paris.registry.selection.select", fail)
     result = command("audit", run_key(hostile), "--home", tmp_path)
     assert result.exit_code == kind.exit_code in {1, 2, 3, 4, 5}
     assert result.output.splitlines()[-3:] == ["it  [2Jfailed", "  why:  [bold]because", "  next: do something"]
