@@ -8,17 +8,16 @@ source is streamed once and never held in memory.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from paris.models.text import TextEncoder
 from paris.protocol.errors import UsageError
+from paris.registry.media import thumbnails
 from paris.registry.sources import Sample
 
 Vectors = NDArray[np.float32]
@@ -100,7 +99,11 @@ class TextFeatures:
 
 
 class PixelFeatures:
-    """Where which colours are: each group's mean 8x8 RGB thumbnail, less the mean of the whole data."""
+    """Where which colours are, and how they change: each group's mean 8x8 RGB thumbnail, less that of the whole data.
+
+    Of a clip it is the mean over its frames, and beside it that of the differences from frame to frame; a picture has
+    zeros there.
+    """
 
     name = "pixels"
 
@@ -109,15 +112,13 @@ class PixelFeatures:
 
     def see(self, group: int, sample: Sample) -> None:
         """Add the sample's thumbnail to its group."""
-        with Image.open(io.BytesIO(sample.picture)) as image:
-            small = image.convert("RGB").resize((GRID_PX, GRID_PX), Image.Resampling.BOX)
-        thumbnail = np.asarray(small, dtype=np.float32).ravel()
+        thumbnail = thumbnails(sample.picture, GRID_PX).ravel()
         if group == len(self._sums):
             self._sums.append(np.zeros_like(thumbnail))
         self._sums[group] += thumbnail
 
     def vectors(self, progress: Progress) -> Vectors:
-        """Return (groups, 192) centred colours."""
+        """Return (groups, 384) centred colours and changes."""
         colours_GD = unit_rows(np.stack(self._sums))  # a sum and a mean have one direction
         progress("encode", len(colours_GD), len(colours_GD))
         return unit_rows(colours_GD - colours_GD.mean(axis=0))

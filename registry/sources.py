@@ -1,4 +1,4 @@
-"""Where captioned pictures come from: folders, webdataset shards, the packaged sample; one door for all of them.
+"""Where captioned pictures and clips come from: folders, webdataset shards, packaged samples; one door for all.
 
 A source only finds candidates; `read_samples` judges them, so every source refuses the same things: a bad sample is
 counted and listed with its reason, never fatal. A new kind of source (parquet, the Hub) is one class with a
@@ -8,7 +8,6 @@ counted and listed with its reason, never fatal. A new kind of source (parquet, 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,21 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
-from PIL import Image
 from webdataset.shardlists import expand_urls
 
 from paris.protocol.errors import UsageError
 from paris.protocol.manifest import name_problem
+from paris.registry.media import PICTURE_SUFFIXES, SUFFIXES, checked_suffix, frames_apart, joined
 from paris.registry.tars import members_by_key
 
-PICTURE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg"})
-PICTURE_PIXELS = 64_000_000
 KEY_CHARS = 200
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
-SAMPLE_LICENSE = "MIT AND Apache-2.0 AND CC-BY-4.0"
+SAMPLE_LICENSES = {"emoji": "MIT AND Apache-2.0 AND CC-BY-4.0", "emoji-clips": "MIT"}
 _CAPTION_TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 _OWN_FIELDS = frozenset({"caption", "text", "cluster", "group"})
-_SUFFIX_OF_FORMAT = {"WEBP": "webp", "PNG": "png", "JPEG": "jpg"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Candidate:
 
     Attributes:
         key: name of the sample, webdataset style: no dot in the last part.
-        picture: encoded picture, None if there is none.
+        picture: encoded picture or clip, None if there is none.
         fields: the caption (under "caption") and whatever else is known; the values come from JSON.
     """
 
@@ -50,12 +46,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Sample:
-    """One good captioned picture.
+    """One good captioned picture or clip.
 
     Attributes:
         key: unique within its source.
-        picture: encoded picture, untouched.
-        suffix: "webp", "png" or "jpg", after its content.
+        picture: encoded picture or clip, untouched; frames that lay apart are one clip here.
+        suffix: "webp", "png", "jpg", "gif", "mp4" or "webm", after its content.
         caption: not empty.
         group: samples of one group are near-duplicates and stay together; the key if nothing is known.
         fields: further fields of text, such as the licence.
@@ -109,7 +105,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class WebdatasetSource:
-    """Webdataset shards (`.tar`, `.tar.gz`): `<key>.<picture suffix>` with `<key>.json` or `<key>.txt`."""
+    """Webdataset shards (`.tar`, `.tar.gz`): `<key>.<suffix>` with `<key>.json` or `<key>.txt`.
+
+    The suffix is one of a picture or a clip; a clip's frames may also lie apart, see `paris.registry.media`.
+    """
 
     name: str
     shards: tuple[Path, ...]
@@ -120,15 +119,18 @@ class WebdatasetSource:
         """Yield the samples of all shards in order; see `Source`."""
         for shard in self.shards:
             for key, parts in members_by_key(shard, rejects.add):
-                yield _candidate(key, parts)
+                try:
+                    yield _candidate(key, parts)
+                except ValueError as error:
+                    rejects.add(key, str(error))
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder of pictures, captioned by `x.txt` or `x.json` beside `x.png`, or by a table at its top.
+    """A folder of pictures and clips, captioned by `x.txt` or `x.json` beside `x.png`, or by a table at its top.
 
     The table is captions.csv, captions.jsonl, metadata.csv or metadata.jsonl with columns `file_name` and `caption`
-    (or `text`).
+    (or `text`). A folder with pictures that has a caption itself is one clip, its pictures are the frames.
     """
 
     folder: Path
@@ -141,15 +143,22 @@ class FolderSource:
         return self.folder.resolve().name
 
     def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
-        """Yield the pictures in order of their names; see `Source`."""
+        """Yield the pictures and clips in order of their names; see `Source`."""
         table = _caption_table(self.folder, rejects)
+        clips: set[Path] = set()
         for path in sorted(self.folder.rglob("*"), key=lambda path: path.relative_to(self.folder).as_posix()):
-            if path.suffix[1:].lower() not in PICTURE_SUFFIXES or not path.is_file():
-                continue
             name = path.relative_to(self.folder).as_posix()
-            key = name[: -len(path.suffix)].replace(".", "-")
+            if clips.intersection(path.parents):
+                continue
             try:
-                yield Candidate(key, path.read_bytes(), {**table.get(name, {}), **_fields_beside(path)})
+                if path.is_dir():
+                    fields = {**table.get(name, {}), **_fields_beside(path)}
+                    if fields and (pictures := _pictures_in(path)):
+                        clips.add(path)
+                        yield Candidate(name.replace(".", "-"), joined(p.read_bytes() for p in pictures), fields)
+                elif path.suffix[1:].lower() in SUFFIXES and path.is_file():
+                    key = name[: -len(path.suffix)].replace(".", "-")
+                    yield Candidate(key, path.read_bytes(), {**table.get(name, {}), **_fields_beside(path)})
             except (OSError, ValueError) as error:
                 rejects.add(name, f"unreadable: {error}")
 
@@ -158,7 +167,8 @@ def open_source(where: str, *, split_key: str | None = None, license_id: str | N
     """Return the source that `where` names.
 
     Args:
-        where: `sample:emoji`; a folder of captioned pictures; a folder, brace or glob pattern of webdataset shards.
+        where: `sample:emoji` or `sample:emoji-clips`; a folder of captioned pictures or clips; a folder, brace or glob
+            pattern of webdataset shards.
         split_key: field that names a sample's group, if the samples have one.
         license_id: licence of the data (SPDX), for the genesis.
 
@@ -177,7 +187,7 @@ def open_source(where: str, *, split_key: str | None = None, license_id: str | N
     if missing or not shards:
         raise UsageError(
             f"There is no data at {missing[0] if missing else where}",
-            hint="Name a folder of captioned pictures, webdataset shards like 'data/{00..31}.tar', or sample:emoji",
+            hint="Name a folder of captioned pictures or clips, shards like 'data/{00..31}.tar', or sample:emoji",
         )
     return WebdatasetSource(Path(where).name, shards, **options)
 
@@ -214,7 +224,7 @@ def _judge(candidate: Candidate, split_key: str) -> Sample:
         raise ValueError("missing caption")
     if candidate.picture is None:
         raise ValueError("missing picture")
-    suffix = _picture_suffix(candidate.picture)
+    suffix = checked_suffix(candidate.picture)
     group = candidate.key if split_key == "key" else candidate.fields.get(split_key)
     if not _is_text(group):
         raise ValueError(f"missing group: its field {split_key!r} holds no text")
@@ -231,20 +241,10 @@ def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def _picture_suffix(data: bytes) -> str:
-    """Decode a picture wholly and return the suffix of its format, or raise ValueError."""
-    try:
-        with Image.open(io.BytesIO(data), formats=tuple(_SUFFIX_OF_FORMAT)) as image:
-            if image.width * image.height > PICTURE_PIXELS:
-                raise ValueError(f"broken picture: {image.width}x{image.height} is more than {PICTURE_PIXELS:,} pixels")
-            image.load()
-            return _SUFFIX_OF_FORMAT[str(image.format)]
-    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"broken picture: {type(error).__name__}") from error
-
-
 def _candidate(key: str, parts: Mapping[str, bytes]) -> Candidate:
-    picture = next((data for suffix, data in parts.items() if suffix in PICTURE_SUFFIXES), None)
+    picture = next((data for suffix, data in parts.items() if suffix in SUFFIXES), None)
+    if picture is None and (apart := frames_apart(parts)):
+        picture = joined(apart)
     return Candidate(key, picture, _fields(parts.get("json"), parts.get("txt")))
 
 
@@ -263,6 +263,10 @@ def _fields(metadata: bytes | None, text: bytes | None) -> dict[str, Any]:
 def _fields_beside(picture: Path) -> dict[str, Any]:
     beside = [picture.with_suffix(suffix) for suffix in (".json", ".txt")]
     return _fields(*(path.read_bytes() if path.is_file() else None for path in beside))
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in PICTURE_SUFFIXES and path.is_file())
 
 
 def _caption_table(folder: Path, rejects: Rejects) -> dict[str, dict[str, Any]]:
@@ -291,10 +295,11 @@ def _json_rows(lines: Iterable[str], name: str, rejects: Rejects) -> Iterator[di
 
 
 def _open_packaged(name: str) -> WebdatasetSource:
-    shards = tuple(sorted(SAMPLE_FOLDER.glob(f"{name}-*.tar.gz"))) if name.isalnum() else ()
+    shards = tuple(sorted(SAMPLE_FOLDER.glob(f"{name}-[0-9]*.tar.gz"))) if name in SAMPLE_LICENSES else ()
     if not shards:
-        raise UsageError(f"There is no packaged sample {name!r}", hint="The packaged sample is called sample:emoji")
-    return WebdatasetSource(f"sample-{name}", shards, SAMPLE_LICENSE, "codepoint")
+        known = " and ".join(f"sample:{sample}" for sample in SAMPLE_LICENSES)
+        raise UsageError(f"There is no packaged sample {name!r}", hint=f"The packaged samples are {known}")
+    return WebdatasetSource(f"sample-{name}", shards, SAMPLE_LICENSES[name], "codepoint")
 
 
 def _expand(pattern: str) -> tuple[Path, ...]:

@@ -102,7 +102,7 @@ def test_pixels_tell_colours_apart_and_average_a_group():
     assert similarity[:3, :3].min() > 0.99
     assert similarity[:3, 3:].max() < 0
     mixed = [sample("a", group="g", colour="red"), sample("b", group="g", colour="blue"), sample("c", colour="red")]
-    assert survey(mixed, PixelFeatures()).vectors.shape == (2, 192)
+    assert survey(mixed, PixelFeatures()).vectors.shape == (2, 384)
 
 
 def test_combined_distances_add_up_with_their_weights():
