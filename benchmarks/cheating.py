@@ -34,7 +34,8 @@ from paris.registry.library import Library
 from paris.registry.recipes import PLANS
 from paris.registry.resolve import ResolvedRun, resolve_named
 from paris.registry.runs import Choices, create_run
-from paris.registry.sources import Candidate, Rejects, Source, open_source
+from paris.registry.samples import Candidate, Part, Rejects, Source
+from paris.registry.sources import open_source
 from paris.registry.store import Store
 from paris.registry.weights import network_of
 from paris.registry.workshop import EVALUATION_SAMPLES, cache_path, new_trainer
@@ -68,8 +69,12 @@ class Thinned:
     def split_key(self) -> str:
         return self.source.split_key
 
+    def parts(self, rejects: Rejects) -> Iterator[Part]:  # noqa: ARG002
+        yield self
+
     def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
-        return islice(self.source.candidates(rejects), 0, None, self.every)
+        every = (one for part in self.source.parts(rejects) for one in part.candidates(rejects))
+        return islice(every, 0, None, self.every)
 
 
 class Silent:
@@ -180,7 +185,7 @@ async def _open_caches(world: World, shared: Path) -> None:
         for side in (TRAIN, HOLDOUT):
             names = cluster.shards if side == TRAIN else cluster.holdout
             files = [shared / "shards" / name for name in names]
-            mine = cache_path(world.run, files, CODEC, text, 32, world.folder / "caches")
+            mine = cache_path(world.run, files, CODEC, text, genesis.model.expert, world.folder / "caches")
             kept = shared / "caches" / f"{unit}-{side}.safetensors"
             if kept.exists():
                 mine.parent.mkdir(parents=True, exist_ok=True)

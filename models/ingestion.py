@@ -28,25 +28,29 @@ from paris.models.files import Rows, write_rows, write_tensors
 from paris.models.latents import Codec
 from paris.models.shards import ShardError, ShardSample, read_shard
 from paris.models.text import TextEncoder
+from paris.models.videocodec import clip_frames
 
 ENCODE_BATCH = 128
+"""Pictures that are encoded at once, or about as many frames of clips."""
 CAPTIONS_A_PART = 4096
 PROBE_PX = 64
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures become latents.
+    """How pictures or clips become latents.
 
     Attributes:
-        codec: makes latents of pictures, on its device.
+        codec: makes latents of them, on its device.
         picture_px: side the pictures are brought to.
+        frames: of a clip; None where the codec is of pictures.
         dtype: of stored latents, float16 or bfloat16; half floats are finer, bfloat16 reaches further.
         device: where the codec computes.
     """
 
     codec: Codec
     picture_px: int = 32
+    frames: int | None = None
     dtype: torch.dtype = torch.float16
     device: torch.device | None = None
 
@@ -56,9 +60,8 @@ class Encoding:
         Raises:
             ShardError: naming the first sample whose latents are not finite, or beyond what the dtype can hold.
         """
-        pictures = torch.stack(
-            [torch.from_numpy(pixels) for pixels in pool.map(lambda sample: sample.pixels(self.picture_px), samples)]
-        )
+        decoded = pool.map(lambda sample: sample.pixels(self.picture_px, self.frames), samples)
+        pictures = torch.stack([torch.from_numpy(pixels) for pixels in decoded])
         latents = self.codec.encode(pictures if self.device is None else pictures.to(self.device)).to(self.dtype).cpu()
         bad = ~torch.isfinite(latents).flatten(1).all(1)
         if bool(bad.any()):
@@ -70,9 +73,11 @@ class Encoding:
         return latents
 
 
-def picture_side(codec: Codec, height: int) -> int:
-    """Return the side in pixels of pictures whose latents have this height."""
-    return height * PROBE_PX // codec.encode(torch.zeros(1, 3, PROBE_PX, PROBE_PX)).shape[-1]
+def picture_size(codec: Codec, shape: Sequence[int]) -> tuple[int, int | None]:
+    """Return the side in pixels, and the frames of a clip, whose latents have the shape (C, H, W) or (C, F, H, W)."""
+    frame = [1] * (len(shape) - 3)
+    side_px = int(shape[-1]) * PROBE_PX // codec.encode(torch.zeros(1, 3, *frame, PROBE_PX, PROBE_PX)).shape[-1]
+    return side_px, clip_frames(codec, shape[1]) if frame else None
 
 
 def ingest(
@@ -83,6 +88,7 @@ def ingest(
     progress: Callable[[int], None] | None = None,
     *,
     picture_px: int = 32,
+    frames: int | None = None,
     dtype: torch.dtype = torch.float16,
     device: torch.device | None = None,
 ) -> LatentCache:
@@ -92,11 +98,12 @@ def ingest(
 
     Args:
         shards: webdataset tars, read in this order.
-        codec: makes latents of pictures.
+        codec: makes latents of pictures, or of clips where `frames` are given.
         text: encodes captions.
         out: the file to write; parts lie in a folder beside it until it is whole.
         progress: called with the number of samples encoded so far, those of earlier attempts included.
         picture_px: side the pictures are brought to.
+        frames: of a clip; None for pictures.
         dtype: of the latents in the file.
         device: where the codec was moved to.
 
@@ -108,7 +115,7 @@ def ingest(
     name = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:24]
     with FileLock(Path(tempfile.gettempdir()) / f"paris-ingest-{name}.lock"):
         if made_before or not out.exists():
-            _ingest(shards, Encoding(codec, picture_px, dtype, device), text, out, progress)
+            _ingest(shards, Encoding(codec, picture_px, frames, dtype, device), text, out, progress)
     return LatentCache.open(out)
 
 
@@ -159,6 +166,7 @@ def _shard_part(
         "changed_ns": shard.stat().st_mtime_ns,
         "codec": encoding.codec.kind,
         "picture_px": encoding.picture_px,
+        "frames": encoding.frames,
         "dtype": str(encoding.dtype),
     }
     made = _note(part) or {}
@@ -171,7 +179,7 @@ def _shard_part(
     labels: list[int] = []
     stream = read_shard(shard)
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
-        while samples := list(islice(stream, ENCODE_BATCH)):
+        while samples := list(islice(stream, max(1, ENCODE_BATCH // (encoding.frames or 1)))):
             latents.append(encoding.latents(samples, pool))
             captions += [sample.caption for sample in samples]
             labels += [sample.cluster for sample in samples]

@@ -28,7 +28,7 @@ from paris.models.ensemble import Ensemble
 from paris.models.experts import ExpertPool
 from paris.models.files import write_json
 from paris.models.kinds import ROUTERS, kind_in, latent_shape
-from paris.models.latents import Autoencoder, Codec, CodecError, open_codec
+from paris.models.latents import Autoencoder, Codec, CodecError
 from paris.models.networks import load_network, read_config
 from paris.models.paris_layout import is_released, open_released
 from paris.models.routing import Routing
@@ -36,7 +36,7 @@ from paris.models.sampling import OnStep, Start, sample
 from paris.models.schedulers import open_scheduler
 from paris.models.text import TextBatch, TextEncoder, open_text_encoder
 from paris.models.trace import Trace
-from paris.models.videocodec import latent_frames, open_video_codec
+from paris.models.videocodec import latent_frames, open_codec_of
 
 INDEX = "model_index.json"
 TEXT = "text_encoder.json"
@@ -122,10 +122,9 @@ class ParisPipeline(DiffusionPipeline):
             absent=absent,
         )
         shape = latent_shape(read_config(folders[ensemble.present[0]]))
-        open_one = open_codec if len(shape) == 3 else open_video_codec
         return cls(
             ensemble,
-            open_one(index["codec"], root / "vae" if (root / "vae").is_dir() else None),
+            open_codec_of(shape, index["codec"], root / "vae" if (root / "vae").is_dir() else None),
             _open_text(text),
             open_scheduler(root / "scheduler"),
             shape,

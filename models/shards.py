@@ -1,8 +1,7 @@
-"""Reading webdataset shards: plain tars of `<key>.<picture suffix>` and `<key>.json` members, one pair a sample."""
+"""Reading webdataset shards: plain tars of a picture or clip `<key>.<suffix>` and `<key>.json`, one pair a sample."""
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PICTURE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg"})
+from paris.models.decoding import DecodeError, first_frame, spread_frames
+
 TAR_END_BYTES = 1024
 NO_LABEL = -1
 
@@ -23,7 +23,7 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True)
 class ShardSample:
-    """One picture with its caption and, where the shard says so, its cluster (else -1)."""
+    """One picture or clip with its caption and, where the shard says so, its cluster (else -1)."""
 
     shard: Path
     key: str
@@ -31,19 +31,29 @@ class ShardSample:
     caption: str
     cluster: int
 
-    def pixels(self, side_px: int) -> np.ndarray:
-        """Decode to (3, side, side) float32 in [-1, 1]; a larger picture is box-averaged, any is made square.
+    def pixels(self, side_px: int, frames: int | None = None) -> np.ndarray:
+        """Decode to float32 in [-1, 1]; what is larger is box-averaged, anything is made square.
+
+        Args:
+            side_px: of the square.
+            frames: F for a clip (3, F, side, side), its frames at equal distances over the whole; None for the picture
+                (3, side, side), of a clip the first frame.
 
         Raises:
-            ShardError: where the bytes are no picture.
+            ShardError: where the bytes are no picture and no clip.
         """
         try:
-            image: Image.Image = Image.open(io.BytesIO(self.picture)).convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            images = [first_frame(self.picture)] if frames is None else spread_frames(self.picture, frames)
+        except DecodeError as error:
             raise _unreadable(self.shard, self.key, error) from error
-        if image.size != (side_px, side_px):
-            image = image.resize((side_px, side_px), Image.Resampling.BOX)
-        return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+        levels_FHW3 = np.stack([_squared(image, side_px) for image in images])
+        pixels = levels_FHW3.astype(np.float32).transpose(3, 0, 1, 2) / 127.5 - 1
+        return pixels[:, 0] if frames is None else pixels
+
+
+def _squared(image: Image.Image, side_px: int) -> np.ndarray:
+    size = side_px, side_px
+    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BOX))
 
 
 def read_shard(path: Path) -> Iterator[ShardSample]:

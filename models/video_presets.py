@@ -9,13 +9,13 @@ clips here are 33 frames, 9 in causal latents: our choice. The router is a DiT-B
 
 from __future__ import annotations
 
-from paris.models.presets import Preset
+from paris.models.presets import PRESETS, Preset
 
 _MINILM = {"text_dim": 384}
 _WORDS = {"text_dim": 384, "pooled_dim": 384}
 _NANO = {"channels": 3, "height": 16, "frames": 4, "patch": 8, "patch_frames": 2}
 _CLIP_PIXELS = {"channels": 3, "height": 32, "frames": 16, "patch": 4, "patch_frames": 2}
-_CLIP_LATENTS = {"channels": 8, "height": 8, "frames": 16, "patch": 2, "patch_frames": 2}
+_CLIP_LATENTS = {"channels": 8, "height": 8, "frames": 16, "patch": 2, "patch_frames": 4}
 _CAUSAL_LATENTS = {"channels": 16, "height": 32, "frames": 9, "patch": 2}
 _MICRO = {"width": 128, "dual": 2, "single": 4, "heads": 4, "refiners": 1, "first_frame": True}
 _SMALL_ROUTER = {"width": 128, "depth": 3, "heads": 2}
@@ -56,7 +56,7 @@ VIDEO_PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="video-tiny",
-            expert={**_CLIP_LATENTS, **_WORDS, **_MICRO, "attention": "factorised"},
+            expert={**_CLIP_LATENTS, **_WORDS, **_MICRO, "dual": 1, "single": 5},
             router={**_CLIP_LATENTS, **_MINILM, **_SMALL_ROUTER, "first_frame": True},
             shape=(8, 16, 8, 8),
             picture_px=32,
@@ -96,3 +96,6 @@ VIDEO_PRESETS: dict[str, Preset] = {
     )
 }
 """Every preset of clips by name."""
+
+EVERY_PRESET: dict[str, Preset] = {**PRESETS, **VIDEO_PRESETS}
+"""Every preset of pictures and of clips by name."""

@@ -7,6 +7,7 @@ one. Letters: B batch, F frames of a clip, f frames of latents.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +67,15 @@ def open_video_codec(kind: str, folder: Path | None = None) -> Codec:
         return CausalAutoencoder(kind, load_autoencoder(AutoencoderKLHunyuanVideo, kind, folder))
     codec = open_codec(kind, folder)
     return codec if isinstance(codec, Pixels) or not isinstance(codec, Autoencoder) else Framewise(kind, codec.model)
+
+
+def open_codec_of(shape: Sequence[int], kind: str, folder: Path | None = None) -> Codec:
+    """Open a codec of pictures or of clips, after the shape of the latents, (C, H, W) or (C, F, H, W).
+
+    Raises:
+        CodecError: as `paris.models.latents.open_codec` or `open_video_codec`.
+    """
+    return open_codec(kind, folder) if len(shape) == 3 else open_video_codec(kind, folder)
 
 
 def latent_frames(codec: Codec, frames: int) -> int:

@@ -225,7 +225,7 @@ def _ingested(job: Job, shards: tuple[str, ...], stop: Stop) -> LatentCache:
             raise SystemExit(0)
 
     paths = [Path(shard) for shard in shards]
-    return open_cache(job.run, paths, job.codec, job.text, job.network["height"], Path(job.cache), report)
+    return open_cache(job.run, paths, job.codec, job.text, job.network, Path(job.cache), report)
 
 
 def _versions(job: Job, ranks: Ranks) -> dict[str, str]:

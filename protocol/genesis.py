@@ -45,6 +45,7 @@ class Recipe(Payload):
         noise_schedule: Of `ddpm-` objectives.
         times: Law the noise level is drawn from.
         time_shift: Shifts drawn times towards noise: t' = s t / (1 + (s - 1) t).
+        first_frames: Share of clips whose first frame the networks are told.
     """
 
     steps: Positive
@@ -64,6 +65,7 @@ class Recipe(Payload):
     noise_schedule: Literal["cosine", "linear"] = "cosine"
     times: Literal["uniform", "logit-normal"] = "uniform"
     time_shift: Decimal = "1"
+    first_frames: Decimal = "0"
 
 
 class Training(Payload):
@@ -75,9 +77,12 @@ class Training(Payload):
 
 
 class Codec(Payload):
-    """How pictures become latents: an autoencoder by manifest digest, or none."""
+    """How pictures or clips become latents: an autoencoder by manifest digest, or none.
 
-    kind: Literal["autoencoder-tiny", "autoencoder-kl", "pixels"]
+    An autoencoder of pictures takes each frame of a clip alone.
+    """
+
+    kind: Literal["autoencoder-tiny", "autoencoder-kl", "autoencoder-kl-hunyuan-video", "pixels"]
     manifest: Digest | None = None
 
     @model_validator(mode="after")

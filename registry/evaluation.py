@@ -21,11 +21,10 @@ import torch
 from paris.models.cache import LatentCache
 from paris.models.checkpoints import CheckpointError
 from paris.models.distributed import local_device
-from paris.models.dit import DiT
 from paris.models.evaluation import Probe, opposite, predict_nothing, public_probe, sample_losses, secret_probe
+from paris.models.kinds import EXPERTS, ROUTERS, kind_in
 from paris.models.networks import load_network
 from paris.models.objectives import Objective
-from paris.models.router import Router
 from paris.protocol.errors import ParisError, RecordError
 from paris.registry import checks
 from paris.registry.evidence import HOLDOUT, TRAIN, Evidence, in_words
@@ -152,7 +151,7 @@ class Examiner:
     def _measured(self, unit: str, weights: Path, clusters: list[str]) -> dict[str, dict[str, np.ndarray]]:
         torch.set_num_threads(self.evidence.threads)
         device = local_device()
-        network: Any = load_network(Router if unit == ROUTER else DiT, weights)
+        network: Any = load_network(kind_in(weights, ROUTERS if unit == ROUTER else EXPERTS), weights)
         torch.nn.Module.to(network, device)
         found: dict[str, dict[str, np.ndarray]] = {}
         for cluster in clusters:

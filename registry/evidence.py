@@ -119,7 +119,7 @@ class Evidence:
                 [folder / name for name in names],
                 {"kind": genesis.codec.kind, "folder": codec},
                 genesis.text.model_dump(mode="json"),
-                network_of(genesis, "cluster-0")[1]["height"],
+                network_of(genesis, "cluster-0")[1],
                 self.folder / "caches",
             )
         except (ShardError, CacheError) as error:

@@ -23,6 +23,7 @@ from typing import Final
 from PIL import Image
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.decoding import first_frame
 from paris.models.shards import ShardError, read_shard
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
@@ -199,7 +200,7 @@ def _card_unit(store: Store, unit: str, newest: Newest, known: Mapping[str, obje
 
 
 def contact_sheet(store: Store, genesis: Genesis, unit: str) -> bytes | None:
-    """A PNG of the first pictures of a unit's cluster, from shards in the store; None where there are none."""
+    """A PNG of the first pictures of a unit's cluster, or first frames of clips, from shards in the store, if any."""
     cluster = genesis.cluster(unit)
     if cluster is None or not store.path(genesis.data.manifest):
         return None
@@ -210,9 +211,7 @@ def contact_sheet(store: Store, genesis: Genesis, unit: str) -> bytes | None:
     pictures: list[Image.Image] = []
     try:
         for sample in read_shard(path):
-            with Image.open(io.BytesIO(sample.picture)) as picture:
-                small = picture.convert("RGB").resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
-            pictures.append(small)
+            pictures.append(first_frame(sample.picture).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS))
             if len(pictures) == SHEET_PICTURES:
                 break
     except (ShardError, OSError, ValueError):

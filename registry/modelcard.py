@@ -12,6 +12,7 @@ from typing import Final
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from paris.models.kinds import expert_of, router_of
 from paris.protocol.genesis import Genesis
 from paris.registry.hubindex import folder_of
 
@@ -111,7 +112,7 @@ def license_of(genesis: Genesis, repository: str) -> dict[str, str]:
 def _page(
     genesis: Genesis, run: str, repository: str, title: str, body: Sequence[str], units: Sequence[CardUnit]
 ) -> str:
-    task = "text-to-video" if "video" in genesis.model.preset else "text-to-image"
+    task = "text-to-video" if "frames" in genesis.model.expert else "text-to-image"
     results = [
         EvalResult(
             task_type=task,
@@ -151,14 +152,15 @@ def _states(units: Sequence[CardUnit]) -> list[str]:
 
 
 def _load(genesis: Genesis, repository: str, unit: CardUnit) -> str:
-    network = "router.Router" if unit.unit == "router" else "dit.DiT"
-    module, name = network.split(".")
+    model = genesis.model
+    network = router_of(model.router) if unit.unit == "router" else expert_of(model.expert)
+    module, name = network.__module__, network.__name__
     return (
         f"Each folder is a diffusers model of bf16 weights, averaged over training (EMA "
         f"{genesis.recipe(unit.unit).ema}); the class comes with `pip install paris-node`:\n\n"
-        f"```python\nfrom paris.models.{module} import {name}\n\n"
+        f"```python\nfrom {module} import {name}\n\n"
         f'network = {name}.from_pretrained("{repository}", subfolder="{folder_of(unit.unit)}")\n```\n\n'
-        "The whole ensemble, which is what draws pictures, comes with `paris-node fetch`, see below."
+        "The whole ensemble, which is what draws, comes with `paris-node fetch`, see below."
     )
 
 

@@ -16,14 +16,14 @@ import torch
 
 from paris.models.cache import LatentCache
 from paris.models.distributed import ALONE, Ranks, local_device
-from paris.models.dit import DiT
-from paris.models.ingestion import ingest, picture_side
-from paris.models.latents import Autoencoder, open_codec
+from paris.models.ingestion import ingest, picture_size
+from paris.models.kinds import expert_of, latent_shape, router_of
+from paris.models.latents import Autoencoder
 from paris.models.objectives import Objective, RoutingObjective, expert_objective
 from paris.models.precision import affordable
-from paris.models.router import Router
 from paris.models.text import open_text_encoder
 from paris.models.training import Trainer
+from paris.models.videocodec import open_codec_of
 from paris.protocol.errors import VerificationError
 
 ROUTER = "router"
@@ -31,10 +31,10 @@ EVALUATION_SAMPLES = 256
 """Hold-out samples behind every published loss, or all where there are fewer."""
 
 
-def initial_network(run: str, unit: str, architecture: Mapping[str, Any]) -> DiT | Router:
+def initial_network(run: str, unit: str, architecture: Mapping[str, Any]) -> Any:
     """A network with the random weights every honest training of this unit begins with, on this process's device."""
     torch.manual_seed(int(hashlib.sha256(f"{run} {unit}".encode()).hexdigest()[:15], 16))
-    network: DiT | Router = Router(**architecture) if unit == ROUTER else DiT(**architecture)
+    network = (router_of if unit == ROUTER else expert_of)(architecture)(**architecture)
     torch.nn.Module.to(network, local_device())
     return network
 
@@ -71,11 +71,16 @@ def new_trainer(
 
 
 def cache_path(
-    run: str, shards: Sequence[Path], codec: Mapping[str, Any], text: Mapping[str, Any], height: int, folder: Path
+    run: str,
+    shards: Sequence[Path],
+    codec: Mapping[str, Any],
+    text: Mapping[str, Any],
+    network: Mapping[str, Any],
+    folder: Path,
 ) -> Path:
     """Where `open_cache` keeps the cache of these shards."""
     parts = [shard.name + str(shard.stat().st_size) for shard in shards]
-    what = [run, parts, codec["kind"], height, dict(text)]
+    what = [run, parts, codec["kind"], latent_shape(network), dict(text)]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
     return folder / f"{name}.safetensors"
 
@@ -85,7 +90,7 @@ def open_cache(
     shards: Sequence[Path],
     codec: Mapping[str, Any],
     text: Mapping[str, Any],
-    height: int,
+    network: Mapping[str, Any],
     folder: Path,
     progress: Callable[[int], None] | None = None,
 ) -> LatentCache:
@@ -96,14 +101,14 @@ def open_cache(
         shards: Files, in the genesis' order.
         codec: `kind` and `folder`, None for pixels.
         text: `kind`, `name`, `tokens` and `sha256` of the text encoder.
-        height: Of the latents.
+        network: Architecture of a network that learns from it: it says the shape of the latents.
         folder: Where caches are kept.
         progress: Told the samples encoded so far.
 
     Raises:
         VerificationError: the text encoder installed here is not the run's.
     """
-    path = cache_path(run, shards, codec, text, height, folder)
+    path = cache_path(run, shards, codec, text, network, folder)
     if path.exists():
         return LatentCache.open(path)
     encoder = open_text_encoder(text["kind"], text["name"], text["tokens"])
@@ -113,11 +118,11 @@ def open_cache(
             why="its weights have another digest than the genesis names",
             hint="Install the version the run's page names.",
         )
-    opened = open_codec(codec["kind"], Path(codec["folder"]) if codec["folder"] else None)
-    picture_px, device = picture_side(opened, height), local_device()
+    opened = open_codec_of(latent_shape(network), codec["kind"], Path(codec["folder"]) if codec["folder"] else None)
+    (picture_px, frames), device = picture_size(opened, latent_shape(network)), local_device()
     if isinstance(opened, Autoencoder):
         opened.to(device)
-    return ingest(shards, opened, encoder, path, progress=progress, picture_px=picture_px, device=device)
+    return ingest(shards, opened, encoder, path, progress, picture_px=picture_px, frames=frames, device=device)
 
 
 def be_deterministic() -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -59,23 +60,29 @@ def caption(meta: dict[str, object]) -> str:
     return f"{head}: {', '.join(map(str, tags[:4]))}" if tags else head
 
 
-def write_shards(samples: list[tuple[str, bytes, dict[str, object]]], folder: Path) -> None:
-    """Deal the samples round-robin into SHARDS gzipped webdataset tars."""
-    for shard in range(SHARDS):
-        path = folder / f"emoji-{shard:03d}.tar.gz"
+def write_shards(entries: Iterable[tuple[str, dict[str, object], bytes]], folder: Path, name: str, shards: int) -> None:
+    """Deal (key, metadata, webp) round-robin into gzipped webdataset tars."""
+    dealt = list(entries)
+    for shard in range(shards):
+        path = folder / f"{name}-{shard:03d}.tar.gz"
         with (
             path.open("wb") as raw,
             gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
-            for key, picture, meta in samples[shard::SHARDS]:
-                kept = {name: meta[name] for name in ("label", "group", "style", "codepoint", "license")}
-                text = json.dumps({"caption": caption(meta), **kept}, ensure_ascii=False, sort_keys=True)
-                for suffix, data in (("json", text.encode()), ("webp", shrink(picture))):
+            for key, meta, picture in dealt[shard::shards]:
+                text = json.dumps(meta, ensure_ascii=False, sort_keys=True)
+                for suffix, data in (("json", text.encode()), ("webp", picture)):
                     info = tarfile.TarInfo(f"{key}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
 
 
+def pictures(source: Path) -> Iterator[tuple[str, dict[str, object], bytes]]:
+    for key, picture, meta in read_samples(source):
+        kept = {name: meta[name] for name in ("label", "group", "style", "codepoint", "license")}
+        yield key, {"caption": caption(meta), **kept}, shrink(picture)
+
+
 if __name__ == "__main__":
-    write_shards(read_samples(Path(sys.argv[1])), Path(sys.argv[2]))
+    write_shards(pictures(Path(sys.argv[1])), Path(sys.argv[2]), "emoji", SHARDS)

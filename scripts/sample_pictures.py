@@ -20,7 +20,7 @@ def load_split() -> tuple[torch.Tensor, torch.Tensor]:
     """Return (training, hold-out) pictures, each (N, 3, 32, 32) float in [-1, 1]."""
     train: list[np.ndarray] = []
     holdout: list[np.ndarray] = []
-    for shard in sorted(SAMPLE.glob("*.tar.gz")):
+    for shard in sorted(SAMPLE.glob("emoji-[0-9]*.tar.gz")):
         with tarfile.open(shard) as tar:
             members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
         for name in (n for n in members if n.endswith(".json")):

@@ -22,7 +22,7 @@ def cached(shards: Sequence[Path], pipeline: ParisPipeline, folder: Path) -> Lat
         UsageError: a shard does not exist.
     """
     from paris.models.cache import LatentCache
-    from paris.models.ingestion import ingest, picture_side
+    from paris.models.ingestion import ingest, picture_size
 
     for path in shards:
         if not path.is_file():
@@ -31,7 +31,7 @@ def cached(shards: Sequence[Path], pipeline: ParisPipeline, folder: Path) -> Lat
     made = folder / f"cache-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.safetensors"
     if made.exists():
         return LatentCache.open(made)
-    side = picture_side(pipeline.codec, pipeline.shape[1])
+    side_px, frames = picture_size(pipeline.codec, pipeline.shape)
     with progress_bar() as bar:
         task = bar.add_task("encoding, Ctrl-C is safe", total=None, unit="samples")
         return ingest(
@@ -40,5 +40,6 @@ def cached(shards: Sequence[Path], pipeline: ParisPipeline, folder: Path) -> Lat
             pipeline.text,
             made,
             progress=lambda done: bar.update(task, completed=done),
-            picture_px=side,
+            picture_px=side_px,
+            frames=frames,
         )

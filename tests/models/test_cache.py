@@ -13,7 +13,7 @@ from PIL import Image
 
 from paris.models.cache import CacheError, LatentCache
 from paris.models.files import Rows, write_rows
-from paris.models.ingestion import ingest, picture_side
+from paris.models.ingestion import ingest, picture_size
 from paris.models.latents import Pixels
 from paris.models.shards import ShardError, read_shard
 
@@ -157,9 +157,21 @@ def test_latents_beyond_the_dtype_are_named_with_their_sample(tmp_path, shard, l
 def test_the_side_of_pictures_follows_from_the_codec():
     class Eighth:
         def encode(self, pictures):
-            return pictures[:, :, ::8, ::8]
+            return pictures[..., ::8, ::8]
 
-    assert (picture_side(Pixels(), 32), picture_side(Eighth(), 32)) == (32, 256)
+    assert picture_size(Pixels(), (3, 32, 32)) == (32, None)
+    assert picture_size(Eighth(), (4, 32, 32)) == (256, None)
+    assert picture_size(Eighth(), (4, 16, 32, 32)) == (256, 16)
+
+
+def test_frames_of_clips_follow_from_a_codec_that_looks_back():
+    class Causal:
+        frames_a_latent = 4
+
+        def encode(self, clips):
+            return clips[..., ::8, ::8]
+
+    assert picture_size(Causal(), (16, 9, 32, 32)) == (256, 33)
 
 
 def test_pieces_that_do_not_add_up_leave_no_file(tmp_path):

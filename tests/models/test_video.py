@@ -24,7 +24,7 @@ SHAPE = VIDEO_PRESETS["video-nano"].shape
 SIZES = {
     "video-nano": (169_664, 54_083),
     "video-micro": (2_761_696, 1_121_283),
-    "video-tiny": (3_144_512, 1_024_003),
+    "video-tiny": (2_425_408, 1_041_411),
     "video-s": (183_388_736, 65_846_019),
     "video-11b": (12_198_206_528, 129_616_131),
 }
