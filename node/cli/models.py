@@ -16,7 +16,11 @@ from paris.protocol.errors import UsageError
 app = typer.Typer(invoke_without_command=True)
 
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Samples that are in memory at once in training.")]
-CODEC_HINT = "--codec FOLDER, an AutoencoderKL as diffusers saves it, such as stabilityai/sd-vae-ft-mse"
+CODEC_HINTS = {
+    "autoencoder-kl": "--codec FOLDER, an AutoencoderKL as diffusers saves it, such as stabilityai/sd-vae-ft-mse",
+    "autoencoder-kl-hunyuan-video": "--codec FOLDER, an AutoencoderKLHunyuanVideo as diffusers saves it",
+}
+NO_TEXT = "T5-v1.1-XXL and CLIP ViT-L/14 together, which this version has no text encoder for"
 
 
 @app.callback()
@@ -99,36 +103,40 @@ def release(
 
 def catalogue(batch: int = 1) -> list[dict[str, Any]]:
     """Every preset, and every router that belongs to none, with what it needs for training on a batch."""
-    from paris.models.presets import PRESETS, ROUTERS
+    from paris.models.presets import ROUTERS
+    from paris.models.video_presets import EVERY_PRESET
 
-    experts = [_expert_row(preset, batch) for preset in PRESETS.values()]
+    experts = [_expert_row(preset, batch) for preset in EVERY_PRESET.values()]
     return experts + [_router_row(name, arguments, batch) for name, arguments in ROUTERS.items()]
 
 
 def _expert_row(preset: Any, batch: int) -> dict[str, Any]:
     import torch
 
-    from paris.models.dit import DiT
     from paris.models.footprint import footprint
+    from paris.models.kinds import expert_of
     from paris.models.presets import TEXT_ENCODERS
     from paris.registry.recipes import PLANS
 
     width = preset.expert["text_dim"]
     words = torch.empty(1, preset.text_tokens, width)
-    sample = torch.empty(1, *preset.shape), torch.empty(1), words, torch.ones(1, preset.text_tokens).bool()
-    kind, name = TEXT_ENCODERS[width]
-    needs = [CODEC_HINT] if preset.codec == "autoencoder-kl" else []
+    sample = [torch.empty(1, *preset.shape), torch.empty(1), words, torch.ones(1, preset.text_tokens).bool()]
+    if "frames" in preset.expert:
+        sample.append(torch.empty(1, preset.expert["pooled_dim"]))
+    kind, name = TEXT_ENCODERS.get(width, (None, ""))
+    needs = [CODEC_HINTS[preset.codec]] if preset.codec in CODEC_HINTS else []
     if kind != "minilm":
-        needs.append(f"the text encoder {name}, which is fetched from the Hugging Face Hub once")
+        needs.append(f"the text encoder {name}, which is fetched from the Hugging Face Hub once" if kind else NO_TEXT)
     return {
         "name": preset.name,
         "kind": "expert",
-        **_needs(footprint(DiT, preset.expert, sample), batch),
+        **_needs(footprint(expert_of(preset.expert), preset.expert, tuple(sample)), batch),
         "for": preset.purpose,
         "run_create": preset.name in PLANS,
         "needs": needs,
         "latent": list(preset.shape),
         "picture_px": preset.picture_px,
+        "frames": _frames(preset),
         "codec": preset.codec,
         "text": {"kind": kind, "name": name, "tokens": preset.text_tokens, "width": width},
         "network": preset.expert,
@@ -136,7 +144,16 @@ def _expert_row(preset: Any, batch: int) -> dict[str, Any]:
     }
 
 
+def _frames(preset: Any) -> int | None:
+    """Frames of a clip in pixels; None of a picture. One kind of autoencoder makes several of a latent."""
+    from paris.models.videocodec import HUNYUAN
+
+    latents = preset.expert.get("frames")
+    return 4 * latents - 3 if preset.codec == HUNYUAN else latents
+
+
 def _router_row(name: str, arguments: dict[str, Any], batch: int) -> dict[str, Any]:
+    from paris.models.kinds import latent_shape
     from paris.models.presets import RELEASED_CLUSTERS
 
     arguments = {**arguments, "clusters": RELEASED_CLUSTERS}
@@ -147,7 +164,7 @@ def _router_row(name: str, arguments: dict[str, Any], batch: int) -> dict[str, A
         "for": "the Paris release; runs have routers that hear text",
         "run_create": False,
         "needs": [],
-        "latent": [arguments["channels"], arguments["height"], arguments["height"]],
+        "latent": list(latent_shape(arguments)),
         "network": arguments,
     }
 
@@ -162,12 +179,11 @@ def _router_footprint(arguments: tuple[tuple[str, Any], ...]) -> Any:
     import torch
 
     from paris.models.footprint import footprint
-    from paris.models.router import Router
+    from paris.models.kinds import latent_shape, router_of
 
     named = dict(arguments)
-    channels, side = named["channels"], named["height"]
-    sample = torch.empty(1, channels, side, side), torch.empty(1), torch.empty(1, named["text_dim"])
-    return footprint(Router, named, sample)
+    sample = torch.empty(1, *latent_shape(named)), torch.empty(1), torch.empty(1, named["text_dim"])
+    return footprint(router_of(named), named, sample)
 
 
 def _needs(found: Any, batch: int) -> dict[str, Any]:
@@ -195,10 +211,15 @@ def models_table(rows: list[dict[str, Any]]) -> Table:
             size(row["weights_bytes"]["bf16"]),
             size(row["training_bytes"]["total"]),
             size(row["activations_bytes"]["bf16"]),
-            f"{row['picture_px']} px" if "picture_px" in row else "",
+            _picture(row),
             row["for"],
         )
     return table
+
+
+def _picture(row: dict[str, Any]) -> str:
+    frames = f" x {row['frames']}" if row.get("frames") else ""
+    return f"{row['picture_px']} px{frames}" if "picture_px" in row else ""
 
 
 def size(count_bytes: int) -> str:

@@ -18,9 +18,10 @@ from paris.models.ensemble import Ensemble
 from paris.models.initialisation import CLASSES, HEAD, source_shapes
 from paris.models.latents import Autoencoder
 from paris.models.pipeline import ParisPipeline
-from paris.models.presets import PRESETS, ROUTERS
+from paris.models.presets import ROUTERS
 from paris.models.router import Router
 from paris.models.text import Clip
+from paris.models.video_presets import EVERY_PRESET
 from paris.node.cli.app import app
 from paris.node.cli.models import catalogue, models_table, size
 from paris.registry.recipes import PLANS
@@ -42,7 +43,7 @@ def test_json_lists_every_preset_on_stdout_and_nothing_else(monkeypatch, rows):
     result = CliRunner().invoke(app, ["models", "--json"])
     assert result.exit_code == 0
     listed = json.loads(result.stdout)
-    assert [row["name"] for row in listed] == [*PRESETS, *ROUTERS]
+    assert [row["name"] for row in listed] == [*EVERY_PRESET, *ROUTERS]
     assert {(row["name"], row["kind"], row["parameters"]) for row in listed} >= {
         ("dit-xl-2", "expert", 605_970_448),
         ("dit-b-2-pooled", "expert", 129_142_288),
@@ -73,8 +74,19 @@ def test_memory_is_told_by_component_and_adds_up(rows):
     assert (xl["latent"], xl["picture_px"], xl["codec"]) == ([4, 32, 32], 256, "autoencoder-kl")
 
 
+def test_clips_are_told_with_their_frames_and_the_memory_of_the_largest_is_what_the_docs_say(rows):
+    large = rows["video-11b"]
+    assert (large["latent"], large["frames"], large["run_create"]) == ([16, 9, 32, 32], 33, False)
+    assert (rows["video-tiny"]["frames"], rows["tiny"]["frames"]) == (16, None)
+    gigabytes = {name: round(value / 1e9, 1) for name, value in large["training_bytes"].items()}
+    assert gigabytes == {"weights": 48.8, "gradients": 48.8, "adamw_moments": 97.6, "average": 48.8, "total": 244.0}
+    assert round(large["weights_bytes"]["bf16"] / 1e9, 1) == 24.4
+    assert round(large["activations_bytes"]["fp32"] / 2e9) == 41
+    assert any("T5" in need for need in large["needs"])
+
+
 def test_needs_are_named_where_a_preset_brings_not_all_it_takes(rows):
-    assert rows["tiny"]["needs"] == []
+    assert rows["tiny"]["needs"] == rows["video-tiny"]["needs"] == []
     assert any("--codec" in need for need in rows["dit-s-2"]["needs"])
     assert any("clip-vit-large-patch14" in need for need in rows["dit-s-2"]["needs"])
 
@@ -101,7 +113,7 @@ def test_an_impossible_batch_is_a_usage_error():
 
 
 def test_init_makes_a_start_out_of_an_imagenet_transformer(tmp_path):
-    arguments = PRESETS["micro"].expert
+    arguments = EVERY_PRESET["micro"].expert
     with torch.device("meta"):
         found = {CLASSES: torch.Size((3, 32)), HEAD[0]: torch.Size((384, 32)), "pos_embed": torch.Size((1, 16, 32))}
         shapes = source_shapes(DiT(**arguments), found)
