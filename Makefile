@@ -48,7 +48,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 install: $(VENV)/.dev
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,light,web,video,scale,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,light,web,video,data,scale,dev]'
 
 # py-libp2p (extra `light`) builds fastecdsa from source.
 system-packages:
@@ -64,7 +64,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt Makefile | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt Makefile | system-packages $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,light,video,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,light,video,data,scale,dev]'
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError
 from paris.models.inspect import check_config, check_weights
-from paris.models.latents import open_codec
 from paris.models.networks import read_config
-from paris.models.presets import PRESETS, TEXT_ENCODERS, Preset
+from paris.models.presets import TEXT_ENCODERS, Preset
 from paris.models.text import TextEncoder, open_text_encoder
+from paris.models.video_presets import EVERY_PRESET
+from paris.models.videocodec import open_codec_of
 from paris.protocol import envelope
 from paris.protocol.curation import Admission
 from paris.protocol.errors import ResourceError, UsageError, VerificationError
@@ -21,18 +23,18 @@ from paris.protocol.genesis import Codec, Copies, Lease, RunName, Start
 from paris.protocol.identity import Identity
 from paris.protocol.records import Genesis
 from paris.protocol.schema import Payload
-from paris.registry.clusters import cluster
-from paris.registry.features import open_features, survey
+from paris.registry.preparation import Prepared, Wanted, prepare
 from paris.registry.recipes import PLANS, Plan
 from paris.registry.runkey import RunKey
-from paris.registry.shards import ClusterShards, shard_names, write_shards
-from paris.registry.sources import Rejects, Source, read_samples
+from paris.registry.samples import Rejects, Source
 from paris.registry.store import Store
 from paris.registry.trainable import recipe_problem
 
 Progress = Callable[[str, int, int], None]
 
-PACKAGED_START = "base"
+PACKAGED_STARTS = {"tiny": "base"}
+"""Folder of the start that comes with the package, by the preset it is of."""
+
 PACKAGED_CODEC = "autoencoder"
 
 
@@ -44,11 +46,12 @@ class Choices:
         name: Name of the run.
         clusters: K, the number of experts.
         preset: Name of a preset of `paris.models.presets`.
-        features: What clusters are made of: text, pixels or text+pixels.
-        start: `scratch`, `base` (the packaged start for the tiny preset) or a folder of exported weights.
+        features: What clusters are made of, see `paris.registry.features.parse_features`.
+        start: `scratch`, `base` (the packaged start, where the preset has one) or a folder of exported weights.
         admitted: Peer ids that may contribute; none means open to everybody.
         plan: Recipes, lease times, copies.
         codec: Folder of an autoencoder as diffusers saves it; None: the one that comes with the package.
+        wanted: How the data are prepared; its features are those above.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Choices:
     admitted: tuple[str, ...]
     plan: Plan
     codec: Path | None = None
+    wanted: Wanted = field(default_factory=Wanted)
 
     @classmethod
     def default(cls, name: str, clusters: int, preset: str) -> Choices:
@@ -69,8 +73,13 @@ class Choices:
         """
         if preset not in PLANS:
             choice = f"Choose one of {', '.join(PLANS)}; `paris-node models` says what each needs."
-            raise UsageError(f"there is no preset {preset!r} to make a run of", hint=choice)
-        start = "base" if preset == "tiny" else "scratch"
+            why = (
+                "the text encoders it was made for are not among those of this version"
+                if preset in EVERY_PRESET
+                else ""
+            )
+            raise UsageError(f"there is no preset {preset!r} to make a run of", why, choice)
+        start = "base" if preset in PACKAGED_STARTS else "scratch"
         return cls(name, clusters, preset, "text", start, (), PLANS[preset])
 
 
@@ -81,25 +90,34 @@ class Created:
     key: RunKey
     genesis: Genesis
     rejects: Rejects
+    prepared: Prepared
 
 
 def create_run(
-    source: Source, choices: Choices, curator: Identity, store: Store, work: Path, now_s: int, progress: Progress
+    source: Source,
+    choices: Choices,
+    curator: Identity,
+    store: Store,
+    work: Path,
+    now_s: int,
+    progress: Progress,
+    cache: Path | None = None,
 ) -> Created:
     """Cluster and shard the data, put everything a contributor needs into the store, and sign the genesis.
 
-    Equal data, choices, curator and time give an equal run. Interrupted, the same call goes on with the shards that are
-    whole.
+    Equal data, choices, curator and time give an equal run. Interrupted, the same call goes on with what was looked at
+    and encoded (in `cache`, by default beside the work folder) and with the shards that are whole.
 
     Raises:
         UsageError: a choice is impossible (said before the data are read), or too few samples for so many clusters.
         ResourceError: the disk is full, or the text encoder is not installed.
     """
-    preset = PRESETS[choices.preset]
+    preset = EVERY_PRESET[choices.preset]
     rules = _rules(choices, preset, store)
     text = _open_text(preset)
-    shards, total, features, rejects = _shard_data(source, choices, text, work, progress)
-    data = store.add_tree(work, shard_names(shards))
+    wanted = replace(choices.wanted, features=choices.features)
+    prepared = prepare(source, choices.clusters, wanted, text, work, cache or work.parent / "cache", progress)
+    data, trained = store.add_tree(work, prepared.files), sum(c.samples for c in prepared.clusters)
     genesis = Genesis.parse(
         {
             **rules.model_dump(mode="json"),
@@ -122,15 +140,15 @@ def create_run(
                 "license": source.license,
                 "manifest": data.digest,
                 "split_key": source.split_key,
-                "features": features,
-                "samples": sum(c.samples for c in shards),
-                "holdout_samples": total - sum(c.samples for c in shards),
+                "features": prepared.survey.features,
+                "samples": trained,
+                "holdout_samples": sum(c.holdout_samples for c in prepared.clusters),
             },
-            "clusters": [asdict(c) for c in shards],
+            "clusters": [asdict(c) for c in prepared.clusters],
         }
     )
     run = store.put_bytes(envelope.sign("genesis", genesis, curator))
-    return Created(RunKey(run), genesis, rejects)
+    return Created(RunKey(run), genesis, prepared.rejects, prepared)
 
 
 class _Rules(Payload):
@@ -146,7 +164,7 @@ class _Rules(Payload):
 
 def _rules(choices: Choices, preset: Preset, store: Store) -> _Rules:
     plan = choices.plan
-    if problem := recipe_problem(plan.expert) or recipe_problem(plan.router):
+    if problem := recipe_problem(plan.expert, preset) or recipe_problem(plan.router, preset):
         raise UsageError("nobody could train this run", problem, "Correct the number named there")
     fields = {
         "name": choices.name,
@@ -160,17 +178,6 @@ def _rules(choices: Choices, preset: Preset, store: Store) -> _Rules:
         return _Rules.parse(fields)
     except VerificationError as error:
         raise UsageError("this run cannot be made as asked", error.why, "Correct what is named there") from error
-
-
-def _shard_data(
-    source: Source, choices: Choices, text: TextEncoder, work: Path, progress: Progress
-) -> tuple[tuple[ClusterShards, ...], int, str, Rejects]:
-    """Two passes over the data: one to see and encode it, one to write it into the shards of its clusters."""
-    rejects = Rejects()
-    seen = survey(read_samples(source, rejects), open_features(choices.features, text), progress)
-    clustering = cluster(seen, choices.clusters)
-    shards = write_shards(read_samples(source), seen, clustering, work, progress=progress)
-    return shards, sum(seen.samples), seen.features, rejects
 
 
 def _open_text(preset: Preset) -> TextEncoder:
@@ -197,7 +204,7 @@ def _codec_manifest(folder: Path | None, preset: Preset, store: Store) -> str | 
             hint="Give one with --codec: a folder that diffusers' AutoencoderKL saved, e.g. stabilityai/sd-vae-ft-mse",
         )
     try:
-        open_codec(preset.codec, folder)
+        open_codec_of(preset.shape, preset.codec, folder)
     except (ValueError, OSError) as error:
         raise UsageError(f"{folder} is no autoencoder for the preset {preset.name}", str(error)) from error
     return store.add_tree(folder, [CONFIG, WEIGHTS]).digest
@@ -208,12 +215,7 @@ def _start(choices: Choices, preset: Preset, store: Store) -> dict[str, object]:
     if choices.start == "scratch":
         return {"kind": "scratch", "manifest": None, "note": ""}
     if choices.start == "base":
-        note = (
-            "packaged base: one small model trained on all training pictures of sample:emoji, see scripts/train_base.py"
-        )
-        with as_file(files("paris.models") / "weights" / PACKAGED_START) as folder:
-            _refuse_other_networks(folder, preset)
-            return {"kind": "checkpoint", "manifest": _packaged(PACKAGED_START, store), "note": note}
+        return _packaged_start(preset, store)
     folder = Path(choices.start)
     if not (folder / CONFIG).is_file():
         raise UsageError(
@@ -224,6 +226,15 @@ def _start(choices: Choices, preset: Preset, store: Store) -> dict[str, object]:
     _refuse_other_networks(folder, preset)
     manifest = store.add_tree(folder, [CONFIG, WEIGHTS])
     return {"kind": "checkpoint", "manifest": manifest.digest, "note": f"weights from {folder.name}"}
+
+
+def _packaged_start(preset: Preset, store: Store) -> dict[str, object]:
+    name = PACKAGED_STARTS.get(preset.name, PACKAGED_STARTS["tiny"])
+    with as_file(files("paris.models") / "weights" / name) as folder:
+        _refuse_other_networks(folder, preset)
+        data = json.loads((folder / "base.json").read_text())["data"]
+    note = f"packaged base: one small model trained on {data}, see scripts/train_base.py"
+    return {"kind": "checkpoint", "manifest": _packaged(name, store), "note": note}
 
 
 def _refuse_other_networks(folder: Path, preset: Preset) -> None:
@@ -251,5 +262,11 @@ def _packaged(name: str, store: Store) -> str:
 
 def work_folder(home: Path, source: str, choices: Choices) -> Path:
     """Where the shards of one creation are written, so that the same command finds them again."""
-    name = hashlib.sha256(f"{source} {choices.clusters} {choices.preset} {choices.features}".encode()).hexdigest()[:16]
+    asked = f"{source} {choices.clusters} {choices.preset} {choices.features} {choices.wanted}"
+    name = hashlib.sha256(asked.encode()).hexdigest()[:16]
     return home / "create" / name
+
+
+def fetched_folder(home: Path) -> Path:
+    """Where files that creations fetch over http are kept."""
+    return home / "create" / "fetched"

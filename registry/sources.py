@@ -1,106 +1,63 @@
-"""Where captioned pictures and clips come from: folders, webdataset shards, packaged samples; one door for all.
+"""Where captioned pictures and clips come from: one door for folders, shards, tables, the Hub, the packaged sample.
 
-A source only finds candidates; `read_samples` judges them, so every source refuses the same things: a bad sample is
-counted and listed with its reason, never fatal. A new kind of source (parquet, the Hub) is one class with a
-`candidates` method and one line in `open_source`.
+A source only finds candidates, part by part; `judging.py` says which are good, so every source refuses the same things.
+A new kind of source is one class with a `parts` method and one line in `open_source`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any
 
 from webdataset.shardlists import expand_urls
 
 from paris.protocol.errors import UsageError
-from paris.protocol.manifest import name_problem
-from paris.registry.media import PICTURE_SUFFIXES, SUFFIXES, checked_suffix, frames_apart, joined
+from paris.registry.judging import read_samples
+from paris.registry.media import PICTURE_SUFFIXES, SUFFIXES, frames_apart, joined
+from paris.registry.remote import RemoteFile, is_remote, open_remote
+from paris.registry.samples import Candidate, Part, Rejects, Sample, Source
+from paris.registry.tables import Columns, is_saved_dataset, open_dataset, open_parquet
 from paris.registry.tars import members_by_key
 
-KEY_CHARS = 200
+__all__ = [
+    "Candidate",
+    "Columns",
+    "FolderSource",
+    "Part",
+    "Rejects",
+    "Sample",
+    "Source",
+    "WebdatasetSource",
+    "open_source",
+    "read_samples",
+]
+
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 SAMPLE_LICENSES = {"emoji": "MIT AND Apache-2.0 AND CC-BY-4.0", "emoji-clips": "MIT"}
+FILES_PER_PART = 1024
 _CAPTION_TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
-_OWN_FIELDS = frozenset({"caption", "text", "cluster", "group"})
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What a source found under one key, not judged yet.
+class Shard:
+    """One webdataset shard."""
 
-    Attributes:
-        key: name of the sample, webdataset style: no dot in the last part.
-        picture: encoded picture or clip, None if there is none.
-        fields: the caption (under "caption") and whatever else is known; the values come from JSON.
-    """
-
-    key: str
-    picture: bytes | None
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One good captioned picture or clip.
-
-    Attributes:
-        key: unique within its source.
-        picture: encoded picture or clip, untouched; frames that lay apart are one clip here.
-        suffix: "webp", "png", "jpg", "gif", "mp4" or "webm", after its content.
-        caption: not empty.
-        group: samples of one group are near-duplicates and stay together; the key if nothing is known.
-        fields: further fields of text, such as the licence.
-    """
-
-    key: str
-    picture: bytes
-    suffix: str
-    caption: str
-    group: str
-    fields: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Rejects:
-    """The samples that were left out: (key or shard, reason), and a way to read them aloud."""
-
-    entries: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, key: str, reason: str) -> None:
-        """Note that `key` is left out because of `reason`."""
-        self.entries.append((key, reason))
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def summary(self) -> str:
-        """Return one line: how many for which reason, most frequent first."""
-        counts = Counter(reason.partition(":")[0] for _, reason in self.entries)
-        return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
-
-
-class Source(Protocol):
-    """A finite, re-readable, ordered collection of candidates: equal content gives the same order every time."""
-
-    @property
-    def name(self) -> str:
-        """Short name for people."""
-
-    @property
-    def license(self) -> str:
-        """SPDX expression of the pictures' licences, or "unknown"."""
-
-    @property
-    def split_key(self) -> str:
-        """Field that names a sample's group; "key" if each sample stands alone."""
+    file: Path | RemoteFile
 
     def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
-        """Yield what is there; what cannot even be read goes to `rejects`."""
+        """Yield its samples in order; see `Part`."""
+        path = self.file.local() if isinstance(self.file, RemoteFile) else self.file
+        for key, parts in members_by_key(path, lambda what, reason: rejects.add(what, reason, self.file.name)):
+            try:
+                yield _candidate(key, parts, self.file.name)
+            except ValueError as error:
+                rejects.add(key, str(error), self.file.name)
 
 
 @dataclass(frozen=True)
@@ -111,18 +68,36 @@ class WebdatasetSource:
     """
 
     name: str
-    shards: tuple[Path, ...]
+    shards: tuple[Path | RemoteFile, ...]
     license: str = "unknown"
     split_key: str = "key"
 
+    def parts(self, rejects: Rejects) -> Iterator[Part]:  # noqa: ARG002
+        """Yield the shards in order; see `Source`."""
+        return map(Shard, self.shards)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Some pictures and clips of a folder, by their names in it, with what tables say about them."""
+
+    folder: Path
+    names: tuple[str, ...]
+    fields: Mapping[str, Mapping[str, Any]]
+
     def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
-        """Yield the samples of all shards in order; see `Source`."""
-        for shard in self.shards:
-            for key, parts in members_by_key(shard, rejects.add):
-                try:
-                    yield _candidate(key, parts)
-                except ValueError as error:
-                    rejects.add(key, str(error))
+        """Yield them in order; see `Part`."""
+        for name in self.names:
+            path = self.folder / name
+            try:
+                fields = {**self.fields.get(name, {}), **_fields_beside(path)}
+                if path.is_dir():
+                    clip = joined(picture.read_bytes() for picture in _pictures_in(path))
+                    yield Candidate(name.replace(".", "-"), clip, fields, name)
+                else:
+                    yield Candidate(name[: -len(path.suffix)].replace(".", "-"), path.read_bytes(), fields, name)
+            except (OSError, ValueError) as error:
+                rejects.add(name, f"unreadable: {error}", name)
 
 
 @dataclass(frozen=True)
@@ -142,110 +117,98 @@ class FolderSource:
         """Name of the folder."""
         return self.folder.resolve().name
 
-    def candidates(self, rejects: Rejects) -> Iterator[Candidate]:
-        """Yield the pictures and clips in order of their names; see `Source`."""
+    def parts(self, rejects: Rejects) -> Iterator[Part]:
+        """Yield `FILES_PER_PART` pictures and clips at a time, in order of their names; see `Source`."""
         table = _caption_table(self.folder, rejects)
-        clips: set[Path] = set()
-        for path in sorted(self.folder.rglob("*"), key=lambda path: path.relative_to(self.folder).as_posix()):
-            name = path.relative_to(self.folder).as_posix()
-            if clips.intersection(path.parents):
-                continue
-            try:
-                if path.is_dir():
-                    fields = {**table.get(name, {}), **_fields_beside(path)}
-                    if fields and (pictures := _pictures_in(path)):
-                        clips.add(path)
-                        yield Candidate(name.replace(".", "-"), joined(p.read_bytes() for p in pictures), fields)
-                elif path.suffix[1:].lower() in SUFFIXES and path.is_file():
-                    key = name[: -len(path.suffix)].replace(".", "-")
-                    yield Candidate(key, path.read_bytes(), {**table.get(name, {}), **_fields_beside(path)})
-            except (OSError, ValueError) as error:
-                rejects.add(name, f"unreadable: {error}")
+        names = self._names(self.folder, "", table)
+        while some := tuple(islice(names, FILES_PER_PART)):
+            yield Files(self.folder, some, {name: table[name] for name in some if name in table})
+
+    def _names(self, folder: Path, prefix: str, table: Mapping[str, Any]) -> Iterator[str]:
+        """Yield names in order as if all of them were sorted, holding one folder's at a time."""
+        with os.scandir(folder) as entries:
+            found = sorted((f"{entry.name}/" if entry.is_dir() else entry.name) for entry in entries)
+        for entry in found:
+            name = f"{prefix}{entry}".rstrip("/")
+            path = self.folder / name
+            if not entry.endswith("/"):
+                if path.suffix[1:].lower() in SUFFIXES:
+                    yield name
+            elif (name in table or _is_captioned(path)) and _pictures_in(path):
+                yield name
+            else:
+                yield from self._names(path, f"{prefix}{entry}", table)
 
 
-def open_source(where: str, *, split_key: str | None = None, license_id: str | None = None) -> Source:
+def open_source(
+    where: str,
+    *,
+    split_key: str | None = None,
+    license_id: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    cache: Path | None = None,
+) -> Source:
     """Return the source that `where` names.
 
     Args:
         where: `sample:emoji` or `sample:emoji-clips`; a folder of captioned pictures or clips; a folder, brace or glob
-            pattern of webdataset shards.
+            pattern of webdataset shards or parquet tables, local, over http(s) or `hf://`; a folder that `datasets`
+            saved; `hf-dataset:owner/name` or `hf-dataset:owner/name:split`.
         split_key: field that names a sample's group, if the samples have one.
         license_id: licence of the data (SPDX), for the genesis.
+        columns: of tables.
+        cache: where files are kept that are fetched over http; None: this person's cache folder.
 
     Raises:
         UsageError: there is nothing of the kind.
+        ResourceError: a library is needed that is not installed.
+        NetworkError: the Hub cannot be asked.
     """
     if where.startswith("sample:"):
         return _open_packaged(where.removeprefix("sample:"))
-    options = {"license": license_id or "unknown", "split_key": split_key or "key"}
+    options = {"license_id": license_id or "unknown", "split_key": split_key or "key"}
+    if where.startswith("hf-dataset:"):
+        return open_dataset(where.removeprefix("hf-dataset:"), columns, **options)
     folder = Path(where).expanduser()
-    if folder.is_dir():
-        shards = tuple(sorted(path for path in folder.iterdir() if _is_tar(path)))
-        return WebdatasetSource(folder.resolve().name, shards, **options) if shards else FolderSource(folder, **options)
-    shards = _expand(where)
-    missing = [shard for shard in shards if not shard.is_file()]
-    if missing or not shards:
+    files: tuple[Path | RemoteFile, ...]
+    if is_remote(where):
+        files = open_remote(where, cache)
+    elif folder.is_dir():
+        if is_saved_dataset(folder):
+            return open_dataset(str(folder), columns, **options)
+        files = tuple(sorted(path for path in folder.iterdir() if _is_tar(path) or _is_table(path)))
+        if not files:
+            return FolderSource(folder, *options.values())
+    else:
+        files = _expand(where)
+    name = folder.resolve().name if folder.is_dir() else Path(where).name
+    return _open_files(name, files, where, columns, options)
+
+
+def _open_files(
+    name: str, files: tuple[Path | RemoteFile, ...], where: str, columns: Columns, options: Mapping[str, str]
+) -> Source:
+    missing = [file for file in files if isinstance(file, Path) and not file.is_file()]
+    strange = [file for file in files if not (_is_tar(file) or _is_table(file))]
+    if missing or strange or not files:
         raise UsageError(
-            f"There is no data at {missing[0] if missing else where}",
-            hint="Name a folder of captioned pictures or clips, shards like 'data/{00..31}.tar', or sample:emoji",
+            f"There is no data at {(missing or strange or [where])[0]}",
+            hint="Name a folder of captioned pictures or clips, shards like 'data/{00..31}.tar', parquet files, an "
+            "https:// or hf:// pattern of these, hf-dataset:owner/name, or sample:emoji",
         )
-    return WebdatasetSource(Path(where).name, shards, **options)
+    tables = [file for file in files if _is_table(file)]
+    if tables and len(tables) < len(files):
+        raise UsageError(f"{where} holds shards and tables", hint="Name one kind, such as 'folder/*.parquet'")
+    if tables:
+        return open_parquet(name, files, columns, **options)
+    return WebdatasetSource(name, files, *options.values())
 
 
-def read_samples(source: Source, rejects: Rejects | None = None) -> Iterator[Sample]:
-    """Yield the good samples of `source` in its order; the others go to `rejects` with the reason.
-
-    Args:
-        source: what to read.
-        rejects: filled while iterating.
-    """
-    rejects = Rejects() if rejects is None else rejects
-    seen: set[str] = set()
-    for candidate in source.candidates(rejects):
-        try:
-            sample = _judge(candidate, source.split_key)
-        except ValueError as refusal:
-            rejects.add(candidate.key, str(refusal))
-            continue
-        if sample.key in seen:
-            rejects.add(sample.key, "duplicate key")
-            continue
-        seen.add(sample.key)
-        yield sample
-
-
-def _judge(candidate: Candidate, split_key: str) -> Sample:
-    """Return a sample made of a candidate, or raise ValueError with the reason why not."""
-    problem = "too long" if len(candidate.key) > KEY_CHARS else name_problem(candidate.key)
-    if problem:
-        raise ValueError(f"unsafe key: {problem}")
-    caption = candidate.fields.get("caption", candidate.fields.get("text"))
-    if not _is_text(caption):
-        raise ValueError("missing caption")
-    if candidate.picture is None:
-        raise ValueError("missing picture")
-    suffix = checked_suffix(candidate.picture)
-    group = candidate.key if split_key == "key" else candidate.fields.get(split_key)
-    if not _is_text(group):
-        raise ValueError(f"missing group: its field {split_key!r} holds no text")
-    fields = {
-        name: value
-        for name, value in candidate.fields.items()
-        if name not in _OWN_FIELDS and _is_text(name) and _is_text(value)
-    }
-    return Sample(candidate.key, candidate.picture, suffix, " ".join(caption.split()), group, fields)
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Say whether a value is text with something in it that can be written (JSON can smuggle in lone surrogates)."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
-
-
-def _candidate(key: str, parts: Mapping[str, bytes]) -> Candidate:
+def _candidate(key: str, parts: Mapping[str, bytes], file: str) -> Candidate:
     picture = next((data for suffix, data in parts.items() if suffix in SUFFIXES), None)
     if picture is None and (apart := frames_apart(parts)):
         picture = joined(apart)
-    return Candidate(key, picture, _fields(parts.get("json"), parts.get("txt")))
+    return Candidate(key, picture, _fields(parts.get("json"), parts.get("txt")), file)
 
 
 def _fields(metadata: bytes | None, text: bytes | None) -> dict[str, Any]:
@@ -263,6 +226,10 @@ def _fields(metadata: bytes | None, text: bytes | None) -> dict[str, Any]:
 def _fields_beside(picture: Path) -> dict[str, Any]:
     beside = [picture.with_suffix(suffix) for suffix in (".json", ".txt")]
     return _fields(*(path.read_bytes() if path.is_file() else None for path in beside))
+
+
+def _is_captioned(path: Path) -> bool:
+    return any(path.with_suffix(suffix).is_file() for suffix in (".json", ".txt"))
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -306,8 +273,12 @@ def _expand(pattern: str) -> tuple[Path, ...]:
     """Return the local files of a brace pattern or glob pattern, in order; nothing is ever run or fetched."""
     paths = [Path(part).expanduser() for part in expand_urls(pattern)]
     globbed = [sorted(path.parent.glob(path.name)) if set(path.name) & set("*?[") else [path] for path in paths]
-    return tuple(path for found in globbed for path in found if _is_tar(path))
+    return tuple(path for found in globbed for path in found if _is_tar(path) or _is_table(path))
 
 
-def _is_tar(path: Path) -> bool:
-    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
+def _is_tar(file: Path | RemoteFile) -> bool:
+    return file.name.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def _is_table(file: Path | RemoteFile) -> bool:
+    return file.name.endswith(".parquet")

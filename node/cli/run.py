@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,31 @@ from typing import Annotated, Any
 import typer
 
 from paris.node.cli.amend import amend
+from paris.node.cli.dataset import (
+    BalanceOption,
+    ColumnOption,
+    DataArgument,
+    DedupeOption,
+    EncoderOption,
+    EngineOption,
+    EuclideanOption,
+    FeaturesOption,
+    FineOption,
+    LettersOption,
+    LicenseOption,
+    MaxAspectOption,
+    MaxCaptionOption,
+    MinCaptionOption,
+    MinPxOption,
+    SplitKeyOption,
+    open_data,
+    preparation_bar,
+    tell_rejects,
+    wanted_of,
+)
 from paris.node.cli.options import HomeOption, JsonOption
 from paris.node.cli.promote import promote
-from paris.node.console import emit, err, errors_to_exit_codes, out, printable, progress_bar
+from paris.node.console import emit, err, errors_to_exit_codes, out, printable
 from paris.node.settings import Settings
 
 MODELS = "tiny, tiny-pixels, dit-s-2, dit-b-2, dit-b-2-pooled, dit-xl-2"
@@ -23,9 +46,7 @@ app.command()(amend)
 
 @app.command()
 def create(
-    data: Annotated[
-        str, typer.Argument(help="sample:emoji, a folder of pictures with captions, or 'shards-{000..099}.tar'.")
-    ],
+    data: DataArgument,
     clusters: Annotated[int, typer.Option("--clusters", min=1, max=4096, help="How many experts.")] = 8,
     model: Annotated[
         str, typer.Option("--model", help=f"Preset: {MODELS}, or micro (for tests); see `paris-node models`.")
@@ -44,13 +65,21 @@ def create(
         int | None, typer.Option("--publish-every", min=1, help="Steps from checkpoint to checkpoint.")
     ] = None,
     lr: Annotated[str | None, typer.Option("--lr", help="Peak learning rate of the experts, a decimal number.")] = None,
-    features: Annotated[
-        str, typer.Option("--features", help="What clusters are made of: text, pixels, text+pixels.")
-    ] = "text",
-    split_key: Annotated[
-        str | None, typer.Option("--split-key", help="Metadata field that keeps near-duplicates together.")
-    ] = None,
-    license_id: Annotated[str | None, typer.Option("--license", help="Licence of the data (SPDX).")] = None,
+    features: FeaturesOption = "text",
+    encoder: EncoderOption = None,
+    split_key: SplitKeyOption = None,
+    license_id: LicenseOption = None,
+    column: ColumnOption = None,
+    min_px: MinPxOption = 0,
+    max_aspect: MaxAspectOption = 0.0,
+    min_caption: MinCaptionOption = 0,
+    max_caption: MaxCaptionOption = 0,
+    letters: LettersOption = 0.0,
+    dedupe: DedupeOption = None,
+    balance: BalanceOption = 2.0,
+    fine: FineOption = 0,
+    euclidean: EuclideanOption = False,
+    engine: EngineOption = "local",
     admit: Annotated[
         list[str] | None, typer.Option("--admit", help="Peer id that may contribute; repeat; none: everybody.")
     ] = None,
@@ -66,7 +95,7 @@ def create(
 ) -> None:
     """Embed and cluster captioned pictures, shard them, sign a genesis; print the run key.
 
-    Interrupting is safe: the same command goes on with the shards that are whole.
+    Interrupting is safe, kill -9 too: the same command goes on with what it has seen and the shards that are whole.
     """
     with errors_to_exit_codes(as_json=json):
         from paris.registry.runs import Choices
@@ -75,6 +104,20 @@ def create(
         choices = replace(
             choices,
             features=features,
+            wanted=wanted_of(
+                features=features,
+                encoder=encoder,
+                min_px=min_px,
+                max_aspect=max_aspect,
+                min_caption=min_caption,
+                max_caption=max_caption,
+                letters=letters,
+                dedupe=dedupe,
+                balance=balance,
+                fine=fine,
+                euclidean=euclidean,
+                engine=engine,
+            ),
             start=start or choices.start,
             admitted=tuple(admit or ()),
             codec=codec,
@@ -88,7 +131,7 @@ def create(
                 {"life_s": lease_s, "settle_s": settle_s, "replicas": copies},
             ),
         )
-        created = make_run(data, choices, Settings.load(home=home), split_key, license_id)
+        created = make_run(data, choices, Settings.load(home=home), split_key, license_id, column)
         if json:
             emit(created)
         else:
@@ -97,24 +140,21 @@ def create(
 
 
 def make_run(
-    data: str, choices: Any, settings: Settings, split_key: str | None = None, license_id: str | None = None
+    data: str,
+    choices: Any,
+    settings: Settings,
+    split_key: str | None = None,
+    license_id: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Create a run in the home's store and return what a person wants to know of it."""
     from paris.node.home import Home
     from paris.node.peer import now_s
-    from paris.registry.runs import create_run, work_folder
-    from paris.registry.sources import open_source
+    from paris.registry.runs import create_run, fetched_folder, work_folder
 
     home = Home(settings.home)
-    source = open_source(data, split_key=split_key, license_id=license_id)
-    with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=None, unit="samples")
-            bar.update(tasks[what], completed=done, total=total or None)
-
+    source = open_data(data, split_key, license_id, columns, fetched_folder(home.path))
+    with preparation_bar() as progress:
         work = work_folder(home.path, data, choices)
         created = create_run(source, choices, home.identity(), home.store, work, now_s(), progress)
     genesis = created.genesis
@@ -122,10 +162,7 @@ def make_run(
         words = printable(", ".join(cluster.words[:8]))
         counts = f"{cluster.samples} + {cluster.holdout_samples} held out"
         err.print(f"  {cluster.unit}: {counts}: {words}", markup=False)
-    if len(created.rejects):
-        err.print(f"  left out {len(created.rejects)} samples: {printable(created.rejects.summary())}", markup=False)
-        for key, reason in created.rejects.entries[:10]:
-            err.print(f"    {printable(f'{key}: {reason}')}", markup=False)
+    tell_rejects(created.rejects)
     return {
         "run": str(created.key),
         "name": genesis.name,
@@ -133,7 +170,9 @@ def make_run(
         "clusters": [c.model_dump(mode="json") for c in genesis.clusters],
         "samples": genesis.data.samples,
         "holdout_samples": genesis.data.holdout_samples,
-        "left_out": [{"key": key, "reason": reason} for key, reason in created.rejects.entries],
+        "left_out": [reject._asdict() for reject in created.rejects.entries],
+        "left_out_count": len(created.rejects),
+        "work": str(work),
     }
 
 

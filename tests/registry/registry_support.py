@@ -9,6 +9,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
+from paris.registry.catalogue import Catalogue
 from paris.registry.features import Survey, survey, unit_rows
 from paris.registry.sources import Sample
 
@@ -48,11 +49,11 @@ class ColourFeatures:
     def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
 
-    def see(self, group: int, sample: Sample) -> None:
+    def see(self, group: int, sample: Sample, catalogue: Catalogue) -> None:
         if group == len(self.rows):
             self.rows.append(np.array([float(word in sample.caption) for word in COLOURS]) + 1e-3)
 
-    def vectors(self, progress):
+    def vectors(self, catalogue, progress):
         return unit_rows(np.stack(self.rows))
 
 

@@ -14,10 +14,10 @@ from paris.protocol.errors import UsageError
 from paris.registry.features import (
     CombinedFeatures,
     PixelFeatures,
-    SharedWords,
     TextFeatures,
     fingerprint,
     open_features,
+    parse_features,
     survey,
     unit_rows,
 )
@@ -50,18 +50,17 @@ STYLES = [
 ]
 
 
+def texts_of(samples):
+    return list(survey(samples, PixelFeatures()).texts)
+
+
 def test_captions_of_a_group_keep_the_words_they_share():
-    words = SharedWords()
-    for number, one in zip((0, 0, 1, 0, 2), STYLES, strict=True):
-        words.see(number, one)
-    assert words.texts() == ("sailboat, style: boat, sea", "cat, flat style: animal", "a dog")
+    assert texts_of(STYLES) == ["sailboat, style: boat, sea", "cat, flat style: animal", "a dog"]
 
 
 def test_captions_that_share_nothing_fall_back_to_the_first():
-    words = SharedWords()
-    words.see(0, sample("a", "un chat"))
-    words.see(0, sample("b", "a cat"))
-    assert words.texts() == ("un chat",)
+    samples = [sample("a", "un chat", "1"), sample("b", "a cat", "1"), sample("c", "un", "1")]
+    assert texts_of(samples[:2]) == texts_of(samples) == ["un chat"]
 
 
 def test_equal_texts_are_encoded_once():
@@ -76,8 +75,8 @@ def test_equal_texts_are_encoded_once():
 
 def test_a_survey_counts_groups_in_order_of_appearance():
     found = survey(STYLES, TextFeatures(LetterEncoder()))
-    assert found.groups == ("1", "2", "3")
-    assert found.samples == (3, 1, 1)
+    assert list(found.groups) == ["1", "2", "3"]
+    assert found.samples.tolist() == [3, 1, 1]
     assert found.texts[2] == "a dog"
     assert found.features == "text"
 
@@ -93,6 +92,29 @@ def test_all_features_are_unit_rows_and_know_their_name(name):
 def test_unknown_features_are_a_usage_error():
     with pytest.raises(UsageError, match="dino"):
         open_features("dino", LetterEncoder())
+
+
+@pytest.mark.parametrize(
+    ("spec", "weights"),
+    [
+        ("text", {"text": 1}),
+        ("text+pixels", {"text": 0.9, "pixels": 0.1}),
+        ("dinov2+text:0.3", {"dinov2": 0.7, "text": 0.3}),
+        ("dinov2+clip+text:.5", {"dinov2": 0.25, "clip": 0.25, "text": 0.5}),
+        ("pixels:0.5+mobilenet:0.5", {"pixels": 0.5, "mobilenet": 0.5}),
+    ],
+)
+def test_weights_that_are_not_given_share_what_is_left(spec, weights):
+    assert parse_features(spec) == pytest.approx(weights)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "text+", "text+text", "text:2", "text:-1", "text:0.5", "text:0.6+pixels:0.6", "text:1+dinov2", "Text"]
+)
+def test_features_that_make_no_sense_are_a_usage_error(spec):
+    with pytest.raises(UsageError) as caught:
+        parse_features(spec)
+    assert caught.value.hint
 
 
 def test_pixels_tell_colours_apart_and_average_a_group():

@@ -88,7 +88,7 @@ def test_a_clip_cut_short_is_left_out_with_its_reason(tmp_path, clips, kind):
         (tmp_path / f"{name}.txt").write_text("a square that brightens")
     samples, rejects = read(tmp_path)
     assert [(sample.key, sample.suffix) for sample in samples] == [("b", kind)]
-    assert [(key, reason.partition(":")[0]) for key, reason in rejects.entries] == [("a", "broken picture")]
+    assert [(key, reason.partition(":")[0]) for key, reason, _ in rejects.entries] == [("a", "broken picture")]
 
 
 @settings(max_examples=60, deadline=None)
@@ -162,7 +162,10 @@ def test_a_folder_with_a_caption_is_one_clip_and_one_without_holds_pictures(tmp_
     (tmp_path / "pictures" / "1.txt").write_text("a picture")
     samples, rejects = read(tmp_path)
     assert [(sample.key, count_frames(sample.picture)) for sample in samples] == [("clip", 3), ("pictures/1", 1)]
-    assert sorted(rejects.entries) == [("pictures/0", "missing caption"), ("pictures/2", "missing caption")]
+    assert sorted(reject[:2] for reject in rejects.entries) == [
+        ("pictures/0", "missing caption"),
+        ("pictures/2", "missing caption"),
+    ]
 
 
 def test_frames_of_several_sizes_are_no_clip(tmp_path):
@@ -171,7 +174,7 @@ def test_frames_of_several_sizes_are_no_clip(tmp_path):
     shard.write_bytes(tar_bytes(members))
     samples, rejects = read(shard)
     assert samples == []
-    assert rejects.entries == [("a", "broken clip: 2 frames of 2 sizes")]
+    assert [reject[:2] for reject in rejects.entries] == [("a", "broken clip: 2 frames of 2 sizes")]
     with pytest.raises(ValueError, match="broken frame"):
         joined([b"no picture"])
 

@@ -19,6 +19,7 @@ from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
 from paris.protocol.records import Genesis, open_genesis
 from paris.registry import runs
+from paris.registry.centroids import CENTROIDS
 from paris.registry.recipes import PLANS
 from paris.registry.runkey import RunKey
 from paris.registry.runs import Choices, Created, create_run, work_folder
@@ -70,7 +71,7 @@ class Untouchable:
 
     name, license, split_key = "untouchable", "none", "key"
 
-    def candidates(self, rejects):
+    def parts(self, rejects):
         raise AssertionError("the data were read before the choices were checked")
 
 
@@ -134,7 +135,7 @@ def test_all_data_lie_in_the_store_by_the_digests_the_genesis_names(source, choi
     genesis, store = created(source, choices, tmp_path).genesis, Store(tmp_path / "store")
     manifest = Manifest.from_bytes(store.get_bytes(genesis.data.manifest, LIMITS.blob_bytes))
     named = {name for cluster in genesis.clusters for name in (*cluster.shards, *cluster.holdout)}
-    assert {entry.name for entry in manifest.files} == named
+    assert {entry.name for entry in manifest.files} == named | {CENTROIDS}
     for entry in manifest.files:
         assert store.verify(entry).stat().st_size == entry.size
     assert store.missing(manifest) == ()
@@ -357,7 +358,7 @@ def test_work_of_other_data_is_not_mistaken_for_ours(source, choices, tmp_path):
     changed = created(source, choices, tmp_path).key
     shutil.rmtree(tmp_path / "work")
     assert created(source, choices, tmp_path).key == changed
-    assert json.loads((tmp_path / "work" / "plan.json").read_text())["v"] == 1
+    assert json.loads((tmp_path / "work" / "plan.json").read_text())["v"] == 2
 
 
 def test_run_that_trains_a_base_first_is_refused_before_anything_is_fetched(network) -> None:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,7 +211,7 @@ def test_a_full_disk_stops_with_a_sentence_and_goes_on_later(tmp_path, cut, full
 def test_a_cluster_without_a_hold_out_is_refused(tmp_path):
     few = [one for one in coloured(3) if not is_holdout(one.group)]
     found = survey_of(few)
-    clustering = Clustering((Cluster(0, len(few), ()),), dict.fromkeys(found.groups, 0))
+    clustering = Clustering((Cluster(0, len(few), ()),), found.groups, np.zeros(len(found.groups), dtype=np.int64))
     with pytest.raises(UsageError, match="no hold-out sample"):
         write_shards(few, found, clustering, tmp_path)
     assert not (tmp_path / PLAN_NAME).exists()

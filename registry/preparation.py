@@ -1,0 +1,179 @@
+"""From a source of captioned pictures to the shards of its clusters: two passes, with everything between them on disk.
+
+The first pass looks at every picture (`looks.py`), judges it (`judging.py`), and writes down what there is
+(`catalogue.py`); then groups are encoded and clustered; the second pass writes the samples into shards. Killed
+anywhere, the same call goes on: looks and encoded texts are remembered batch by batch, finished shards stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from paris.models.text import TextEncoder
+from paris.protocol.errors import UsageError
+from paris.registry import atomic
+from paris.registry.catalogue import Catalogue, explained_database_errors
+from paris.registry.centroids import CENTROIDS
+from paris.registry.clusters import Clustering, Cut, cluster
+from paris.registry.encoders import HASH_NAME, ImageEncoder, open_image_encoder
+from paris.registry.features import Features, Progress, Survey, fingerprint, open_features, open_image_encoders, survey
+from paris.registry.judging import Filters, judge, read_samples
+from paris.registry.looks import Look, LookCache, Looker
+from paris.registry.samples import Rejects, Sample, Source
+from paris.registry.shards import ClusterShards, refuse_impossible, shard_names, write_shards
+
+REJECTS: Final = "rejects.jsonl"
+SURVEY: Final = "survey"
+ENGINES: Final = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What data are prepared for.
+
+    Attributes:
+        features: what clusters are made of, see `parse_features`.
+        filters: what is left out.
+        weights: (encoder, folder or name on the Hub) where it is not the published one.
+        cut: how the groups are cut into clusters.
+        engine: "local", or "ray" to look and encode on the machines of a Ray cluster.
+    """
+
+    features: str = "text"
+    filters: Filters = field(default_factory=Filters)
+    weights: tuple[tuple[str, str], ...] = ()
+    cut: Cut = field(default_factory=Cut)
+    engine: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UsageError(f"there is no engine called {self.engine!r}", hint=f"Choose {' or '.join(ENGINES)}")
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the first pass found, and what it left out."""
+
+    survey: Survey
+    rejects: Rejects
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Shards in the work folder, and how they came about.
+
+    Attributes:
+        survey: what was found.
+        clustering: which group is where.
+        clusters: the shards, as a genesis names them.
+        files: names of all files of the run's data: shards and centroids.
+        rejects: what was left out; all of it is listed in `REJECTS` beside the shards.
+    """
+
+    survey: Survey
+    clustering: Clustering
+    clusters: tuple[ClusterShards, ...]
+    files: list[str]
+    rejects: Rejects
+
+
+def look_around(
+    source: Source, wanted: Wanted, text: TextEncoder, work: Path, cache: Path, progress: Progress = lambda *_: None
+) -> Surveyed:
+    """The first pass, and the vectors of all groups.
+
+    Args:
+        source: of captioned pictures or clips.
+        wanted: features, filters, engine.
+        text: the run's text encoder.
+        work: folder of this one preparation.
+        cache: folder of looks, for preparations of all kinds.
+        progress: told ("read", ...), then ("encode", ...).
+
+    Raises:
+        UsageError: there is no usable sample, or no such features.
+        ResourceError: an encoder's weights or a library are not here, or the disk is full.
+        NetworkError: a remote file cannot be fetched.
+    """
+    encoders = _encoders(wanted)
+    looks = LookCache(cache)
+    features: Features = open_features(
+        wanted.features, text, images=encoders, cache=looks, weights=dict(wanted.weights)
+    )
+    if wanted.engine == "ray":
+        from paris.registry.scale import Ahead  # noqa: PLC0415 (an extra)
+
+        ahead = Ahead(wanted.features, wanted.weights, wanted.filters.dedupe is not None, looks)
+        ahead.look(source, progress)
+        features = ahead.encoding(features, text)
+    folder = atomic.make_directory(work) / SURVEY
+    with explained_database_errors(folder), atomic.explained_disk_errors(folder), Rejects(work / REJECTS) as rejects:
+        catalogue = Catalogue(folder)
+        samples = read_samples(source, rejects, Looker(encoders, looks), wanted.filters, catalogue)
+        found = survey(samples, features, progress, catalogue)
+    return Surveyed(found, rejects)
+
+
+def _encoders(wanted: Wanted) -> tuple[ImageEncoder, ...]:
+    """What must look at the pictures: features and, against near-duplicates, the perceptual hash."""
+    hashing = () if wanted.filters.dedupe is None else (open_image_encoder(HASH_NAME),)
+    return (*open_image_encoders(wanted.features, dict(wanted.weights)), *hashing)
+
+
+def prepare(
+    source: Source,
+    count: int,
+    wanted: Wanted,
+    text: TextEncoder,
+    work: Path,
+    cache: Path,
+    progress: Progress = lambda *_: None,
+) -> Prepared:
+    """Make the shards of `count` clusters in the work folder. Equal data and choices give equal bytes.
+
+    Arguments and errors are those of `look_around`, and further:
+
+    Raises:
+        UsageError: too few different groups for so many clusters, or a cluster has no hold-out sample.
+        DigestError: the data changed meanwhile.
+    """
+    seen = look_around(source, wanted, text, work, cache, progress)
+    clustering = cut_up(seen.survey, count, wanted.cut)
+    refuse_impossible(seen.survey, clustering)
+    clusters = write_shards(reread(source, seen.survey), seen.survey, clustering, work, progress=progress)
+    assert clustering.centroids is not None
+    note = {"features": seen.survey.features, "text": text.identity(), "weights": dict(wanted.weights)}
+    clustering.centroids.save(work / CENTROIDS, note)
+    return Prepared(seen.survey, clustering, clusters, [*shard_names(clusters), CENTROIDS], seen.rejects)
+
+
+def cut_up(found: Survey, count: int, cut: Cut) -> Clustering:
+    """Cluster what was found, see `paris.registry.clusters.cluster`."""
+    return cluster(found, count, seed=cut.seed, balance=cut.balance, fine=cut.fine, spherical=cut.spherical)
+
+
+def reread(source: Source, found: Survey) -> Iterator[Sample]:
+    """Yield the surveyed samples once more, in order, without decoding them again.
+
+    It ends early where the data have changed, which `write_shards` notices.
+    """
+    assert found.catalogue is not None
+    rows = found.catalogue.rows()
+    row = next(rows, None)
+    ignored = Rejects()
+    for part in source.parts(ignored):
+        for candidate in part.candidates(ignored):
+            if row is None:
+                return
+            if candidate.key != row.key:
+                continue
+            try:
+                sample = judge(candidate, Look(row.suffix, "", 0, 0, {}), source.split_key, Filters())
+            except ValueError:
+                continue
+            if fingerprint(sample) == row.fingerprint:
+                yield sample
+                row = next(rows, None)
