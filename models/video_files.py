@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,20 @@ class ClipFileError(ValueError):
     """A clip cannot be written as asked."""
 
 
+def require_writable(out: Path) -> None:
+    """Refuse a name no clip can be written as, before the clip is made.
+
+    Raises:
+        ClipFileError: no such kind of file, or PyAV is not installed.
+    """
+    if out.suffix.lower() not in KINDS:
+        raise ClipFileError(f"{out.name} cannot be written: clips are written as {', '.join(KINDS)}.")
+    if out.suffix.lower() == ".mp4" and not find_spec("av"):
+        raise ClipFileError(
+            "MP4 needs PyAV, which is not installed: pip install 'paris-node[video]', or write .webp or .gif."
+        )
+
+
 def write_clip(frames: Sequence[Image.Image], fps: float, out: Path) -> None:
     """Write a clip, atomically, as what the name's ending says; GIF and WebP repeat without end.
 
@@ -31,11 +46,10 @@ def write_clip(frames: Sequence[Image.Image], fps: float, out: Path) -> None:
         out: ends in .mp4, .gif or .webp.
 
     Raises:
-        ClipFileError: no such kind of file, no frames, frames of several sizes, no speed, or PyAV is not installed.
+        ClipFileError: as `require_writable`; no frames, frames of several sizes, or no speed.
     """
+    require_writable(out)
     kind = out.suffix.lower()
-    if kind not in KINDS:
-        raise ClipFileError(f"{out.name} cannot be written: clips are written as {', '.join(KINDS)}.")
     if not frames or not fps > 0 or len({frame.size for frame in frames}) > 1:
         raise ClipFileError(f"{out.name} cannot be written: a clip needs frames of one size, and a speed above 0.")
     pictures = [frame.convert("RGB") for frame in frames]
@@ -55,12 +69,8 @@ def _animated(pictures: list[Image.Image], fps: float, kind: str) -> bytes:
 
 
 def _mp4(pictures: list[Image.Image], fps: float) -> bytes:
-    try:
-        import av  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise ClipFileError(
-            "MP4 needs PyAV, which is not installed: pip install 'paris-node[video]', or write .webp or .gif."
-        ) from error
+    import av  # noqa: PLC0415 (an extra)
+
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))

@@ -1,4 +1,4 @@
-"""Pictures laid out in a grid with their prompts underneath."""
+"""Pictures and clips laid out in a grid with their prompts underneath."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ CELL_PX = 160
 CAPTION_PX = 38
 MARGIN_PX = 8
 CAPTION_CHARS = 28
+SHEET_FRAMES = 8
 
 
 def captioned_grid(images: list[Image.Image], captions: list[str], columns: int = 0) -> Image.Image:
@@ -37,6 +38,19 @@ def captioned_grid(images: list[Image.Image], captions: list[str], columns: int 
         text = "\n".join(textwrap.wrap(caption, CAPTION_CHARS)[:2])
         draw.multiline_text((left + CELL_PX / 2, top + CELL_PX + 4), text, "#333333", font, "ma", align="center")
     return sheet
+
+
+def captioned_grids(clips: list[list[Image.Image]], captions: list[str]) -> list[Image.Image]:
+    """Lay clips of equal length out side by side: the grid of every frame."""
+    return [captioned_grid(list(images), captions) for images in zip(*clips, strict=True)]
+
+
+def contact_sheet(clips: list[list[Image.Image]], captions: list[str], shown: int = SHEET_FRAMES) -> Image.Image:
+    """Lay some frames of each clip out in a row, at equal distances, each below the clip's caption and its number."""
+    chosen = [sorted({i * len(clip) // shown for i in range(shown)}) for clip in clips]
+    images = [clip[i] for clip, numbers in zip(clips, chosen, strict=True) for i in numbers]
+    texts = [f"{caption} [{i + 1}]" for caption, numbers in zip(captions, chosen, strict=True) for i in numbers]
+    return captioned_grid(images, texts, columns=len(chosen[0]))
 
 
 def save_png(image: Image.Image, file: Path) -> None:

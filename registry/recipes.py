@@ -37,6 +37,7 @@ _EXPERT = {
     "seed": 0,
     "times": "logit-normal",
 }
+_CLIPS = {"first_frames": "0.25"}
 _ROUTER = {**_EXPERT, "ema": "0.995", "times": "uniform"}
 
 
@@ -54,6 +55,12 @@ PLANS: dict[str, Plan] = {
     "dit-s-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
     "dit-b-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
     "dit-b-2-pooled": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
+    "video-nano": Plan(
+        _recipe(_EXPERT | _CLIPS, 60, 8, "0.001", "fp32"), _recipe(_ROUTER | _CLIPS, 60, 16, "0.002", "fp32")
+    ),
+    "video-micro": Plan(_recipe(_EXPERT | _CLIPS, 20_000, 32, "0.0006"), _recipe(_ROUTER | _CLIPS, 4_000, 64, "0.001")),
+    "video-tiny": Plan(_recipe(_EXPERT | _CLIPS, 20_000, 64, "0.0006"), _recipe(_ROUTER | _CLIPS, 4_000, 64, "0.001")),
     "dit-xl-2": Plan(_recipe(_EXPERT, 400_000, 256, "0.0001"), _recipe(_ROUTER, 100_000, 256, "0.0001")),
 }
-"""The default plan of every preset; the large ones take learning rate and batch from DDM (arXiv 2501.05450)."""
+"""The default plan of every preset that has a text encoder here; the large ones take learning rate and batch from DDM
+(arXiv 2501.05450). A quarter of the clips come with their first frame, so that experts learn image-to-video too."""

@@ -14,14 +14,16 @@ from paris.protocol.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from paris.models.pipeline import ParisPipeline
+    from paris.models.pipeline import ParisOutput, ParisPipeline
     from paris.models.routing import Routing
 
 STRATEGIES = ("top-k", "threshold", "nucleus", "sample", "full", "oracle", "router-free")
 SCHEDULERS = ("euler", "heun", "unipc", "dpm++")
 UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 TRACE_KINDS = (".png", ".json")
+MOST_FPS = 240
 USUAL_STRENGTH = 0.6
+USUAL_FPS = 8.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,9 @@ class Drawing:
     height: int | None = None
     memory_bytes: int | None = None
     trace: Path | None = None
+    frames: int | None = None
+    fps: float | None = None
+    sheet: Path | None = None
 
     def __post_init__(self) -> None:
         self.choice.name()
@@ -137,35 +142,89 @@ class Drawing:
             raise UsageError(f"--strength {self.strength} is impossible", hint="It lies above 0 and up to 1.")
         if self.trace is not None and self.trace.suffix.lower() not in TRACE_KINDS:
             raise UsageError(f"a trace cannot be written as {self.trace.name}", hint="End its name in .png or .json.")
+        if self.fps is not None and not 0 < self.fps <= MOST_FPS:
+            raise UsageError(f"--fps {self.fps:g} is impossible", hint=f"It lies above 0 and up to {MOST_FPS}.")
+        if self.sheet is not None and self.sheet.suffix.lower() != ".png":
+            raise UsageError(f"a sheet cannot be written as {self.sheet.name}", hint="End its name in .png.")
+
+    def settle(self, file: Path | None, *, clips: bool) -> Path:
+        """Hold the options against what the ensemble makes, and return the file to write.
+
+        Args:
+            file: as typed.
+            clips: whether the ensemble makes clips.
+
+        Raises:
+            UsageError: an option, or the file's ending, is for the other kind.
+        """
+        from paris.models.video_files import KINDS, ClipFileError, require_writable
+
+        file = file or Path("paris.webp" if clips else "paris.png")
+        if clips and self.strength is not None:
+            raise UsageError("--strength says nothing to clips", "their picture is the first frame", "Leave it out.")
+        if not clips and (self.fps is not None or self.sheet is not None):
+            raise UsageError("--fps and --sheet are about clips", "these experts draw pictures", "Leave them out.")
+        if not clips and file.suffix.lower() in KINDS:
+            raise UsageError(f"{file.name} would be a clip", "these experts draw pictures", "End its name in .png.")
+        try:
+            if clips:
+                require_writable(file)
+        except ClipFileError as error:
+            raise UsageError(str(error)) from error
+        return file
 
 
 def draw(
-    folder: Path, prompts: list[str], file: Path, drawing: Drawing, image: Image.Image | None = None, *, quiet: bool
+    folder: Path,
+    prompts: list[str],
+    file: Path | None,
+    drawing: Drawing,
+    image: Image.Image | None = None,
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
-    """Draw one picture a prompt into a PNG, and the trace where asked; return who drew what.
+    """Draw one picture or clip a prompt into a file, and the trace where asked; return who drew what.
 
     Raises:
         UsageError: the options ask for what this ensemble does not have.
     """
     from paris.models.pipeline import ParisPipeline
-    from paris.node.grid import captioned_grid, save_png
+    from paris.node.grid import save_png
 
     pipeline = ParisPipeline.from_pretrained(folder, memory_bytes=drawing.memory_bytes)
     pipeline.set_progress_bar_config(disable=quiet or not err.is_terminal, leave=False)
+    file = drawing.settle(file, clips=pipeline.makes_clips)
     routing = drawing.choice.routing(len(pipeline.ensemble), pipeline.top_k)
     output = _called(pipeline, prompts, drawing, routing, image)
-    save_png(captioned_grid(output.images, prompts), file)
+    written = _save(output, prompts, file, drawing)
     if drawing.trace is not None:
         if drawing.trace.suffix.lower() == ".json":
             output.routing.save(drawing.trace)
         else:
             save_png(output.routing.picture(prompts), drawing.trace)
+        written["trace"] = str(drawing.trace)
     pictures = [
         {"prompt": prompt, "seed": drawing.seed + i, "experts": [asdict(part) for part in parts]}
         for i, (prompt, parts) in enumerate(zip(prompts, output.routing, strict=True))
     ]
-    written = {} if drawing.trace is None else {"trace": str(drawing.trace)}
     return {"file": str(file), "pictures": pictures, **written}
+
+
+def _save(output: ParisOutput, prompts: list[str], file: Path, drawing: Drawing) -> dict[str, Any]:
+    """Write the grid of pictures or clips; return what there is to say of clips."""
+    from paris.models.video_files import write_clip
+    from paris.node.grid import captioned_grid, captioned_grids, contact_sheet, save_png
+
+    if not output.clips:
+        save_png(captioned_grid(output.images, prompts), file)
+        return {}
+    fps = drawing.fps or USUAL_FPS
+    write_clip(captioned_grids(output.clips, prompts), fps, file)
+    clips: dict[str, Any] = {"frames": len(output.clips[0]), "fps": fps}
+    if drawing.sheet is not None:
+        save_png(contact_sheet(output.clips, prompts), drawing.sheet)
+        clips["sheet"] = str(drawing.sheet)
+    return clips
 
 
 def _called(
@@ -191,6 +250,7 @@ def _called(
             height=drawing.height,
             image=image,
             strength=drawing.strength or USUAL_STRENGTH,
+            frames=drawing.frames,
         )
     except (MemoryCapError, PipelineError, RoutingError, SchedulerError) as error:
         raise UsageError(str(error)) from error

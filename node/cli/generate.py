@@ -1,4 +1,4 @@
-"""`paris-node generate`: pictures from prompts, and which expert drew them."""
+"""`paris-node generate`: pictures or clips from prompts, and which expert drew them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from paris.node.cli.drawing import (
     SCHEDULERS,
     STRATEGIES,
+    USUAL_FPS,
     USUAL_STRENGTH,
     Choice,
     Drawing,
@@ -27,10 +28,16 @@ from paris.registry.runkey import RunKey
 
 def generate(
     source: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run key, or a folder `fetch` made.")],
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; one picture each.")],
-    file: Annotated[Path, typer.Option("--out", "-o", help="PNG to write: one picture, or a captioned grid.")] = Path(
-        "paris.png"
-    ),
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; one picture or clip each.")],
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="File to write, one picture or a captioned grid: .png; of clips .mp4, .gif or .webp "
+            "(default paris.png or paris.webp).",
+        ),
+    ] = None,
     top_k: Annotated[
         int | None,
         typer.Option(
@@ -60,7 +67,9 @@ def generate(
         typer.Option("--guidance-weights", help="Experts of guidance's other half: exact, shared or auto (default)."),
     ] = None,
     negative: Annotated[str, typer.Option("--negative", help="What guidance leads away from.")] = "",
-    image: Annotated[Path | None, typer.Option("--image", help="A picture to start from.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="A picture to start from; of clips it is the first frame.")
+    ] = None,
     strength: Annotated[
         float | None,
         typer.Option("--strength", help=f"How far that picture is changed, 0 to 1 (default {USUAL_STRENGTH})."),
@@ -68,6 +77,15 @@ def generate(
     width: Annotated[int | None, typer.Option("--width", min=1, help="Pixels, where the experts allow it.")] = None,
     height: Annotated[int | None, typer.Option("--height", min=1, help="Pixels, where the experts allow it.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the first picture; the others count up.")] = 0,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Frames of a clip (default: what the experts trained at).")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option("--fps", help=f"Frames a second a clip is shown at (default {USUAL_FPS:g}).")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Also write frames of every clip side by side (.png).")
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option("--trace", help="Also write who drew which step: a picture (.png) or numbers (.json)."),
@@ -80,15 +98,16 @@ def generate(
     listen: ListenOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Draw pictures with a fetched ensemble (a run key fetches it first)."""
+    """Draw pictures or clips with a fetched ensemble (a run key fetches it first)."""
     with errors_to_exit_codes(as_json=json):
         settings = Settings.load(home=home, peers=peer, listen=listen)
-        for written in (file, trace):
+        for written in (file, trace, sheet):
             if written is not None and written.is_dir():
-                raise UsageError(f"{written} is a folder", hint="Give --out and --trace the name of a file.")
+                raise UsageError(f"{written} is a folder", hint="Give --out, --trace and --sheet the name of a file.")
         drawing = Drawing(
             Choice(strategy, top_k, threshold, mass, temperature, expert, guidance_weights),
             steps, scheduler, guidance, negative, seed, image, strength, width, height, size_bytes(memory), trace,
+            frames, fps, sheet,
         )  # fmt: skip
         picture = read_picture(image) if image else None
         result = draw(ensemble_folder(source, settings), prompts, file, drawing, picture, quiet=json)
@@ -98,7 +117,7 @@ def generate(
         for drawn in result["pictures"]:
             shares = ", ".join(f"expert {e['expert']}: {e['steps']} steps" for e in drawn["experts"])
             err.print(f"  {drawn['prompt']}: {shares}", markup=False)
-        out.print(str(file), markup=False)
+        out.print(result["file"], markup=False)
 
 
 def ensemble_folder(source: str, settings: Settings) -> Path:

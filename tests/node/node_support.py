@@ -14,13 +14,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageDraw
 
-from paris.models.dit import DiT
 from paris.models.ensemble import Ensemble
+from paris.models.kinds import expert_of, router_of
 from paris.models.latents import Pixels
 from paris.models.pipeline import ParisPipeline
-from paris.models.presets import PRESETS
-from paris.models.router import Router
 from paris.models.text import open_text_encoder
+from paris.models.video_presets import EVERY_PRESET
 from paris.node.demo.processes import NodeProcess
 
 COMMAND = (sys.executable, "-m", "paris.node")
@@ -46,11 +45,12 @@ def draw_pictures(folder: Path) -> None:
                 (folder / f"{caption.replace(' ', '-')}.txt").write_text(caption)
 
 
-def draw_ensemble(folder: Path, experts: int) -> Path:
-    """Micro experts and a router, all parameters random."""
+def draw_ensemble(folder: Path, experts: int, preset_name: str = "micro") -> Path:
+    """Experts of a small preset in pixels and a router, all parameters random."""
     torch.manual_seed(0)
-    preset = PRESETS["micro"]
-    networks = [*(DiT(**preset.expert) for _ in range(experts)), Router(**preset.router, clusters=experts)]
+    preset = EVERY_PRESET[preset_name]
+    expert, router = expert_of(preset.expert), router_of(preset.router)
+    networks = [*(expert(**preset.expert) for _ in range(experts)), router(**preset.router, clusters=experts)]
     with torch.no_grad():
         for network in networks:
             for parameter in network.parameters():

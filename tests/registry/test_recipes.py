@@ -7,10 +7,12 @@ from decimal import Decimal
 import pytest
 from network_simulator import genesis_fields
 
-from paris.models.presets import PRESETS
+from paris.models.presets import TEXT_ENCODERS
+from paris.models.video_presets import EVERY_PRESET
 from paris.protocol.digests import sha256_of
 from paris.protocol.records import Genesis, Recipe
 from paris.registry.recipes import PLANS, Plan
+from paris.registry.trainable import recipe_problem
 
 plans = pytest.mark.parametrize("name", sorted(PLANS))
 
@@ -19,8 +21,8 @@ def recipes(plan: Plan) -> tuple[Recipe, Recipe]:
     return plan.expert, plan.router
 
 
-def test_every_preset_has_a_plan_and_every_plan_a_preset():
-    assert set(PLANS) == set(PRESETS)
+def test_every_preset_that_has_a_text_encoder_has_a_plan_and_every_plan_a_preset():
+    assert set(PLANS) == {name for name, preset in EVERY_PRESET.items() if preset.expert["text_dim"] in TEXT_ENCODERS}
 
 
 @plans
@@ -64,5 +66,16 @@ def test_the_large_presets_take_batch_and_rate_from_the_paper():
         assert (expert.batch, expert.lr, expert.precision) == (256, "0.0001", "bf16")
 
 
-def test_only_the_test_preset_trains_in_full_precision():
-    assert [name for name, plan in PLANS.items() if plan.expert.precision == "fp32"] == ["micro"]
+def test_only_the_test_presets_train_in_full_precision():
+    assert [name for name, plan in PLANS.items() if plan.expert.precision == "fp32"] == ["micro", "video-nano"]
+
+
+@plans
+def test_networks_that_can_be_told_a_first_frame_are_told_some(name):
+    for recipe in recipes(PLANS[name]):
+        assert bool(float(recipe.first_frames)) == EVERY_PRESET[name].expert.get("first_frame", False)
+        assert recipe_problem(recipe, EVERY_PRESET[name]) is None
+
+
+def test_pictures_have_no_first_frame_to_be_told():
+    assert "first frame" in str(recipe_problem(PLANS["video-nano"].expert, EVERY_PRESET["micro"]))
