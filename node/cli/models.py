@@ -148,8 +148,8 @@ def _frames(preset: Any) -> int | None:
     """Frames of a clip in pixels; None of a picture. One kind of autoencoder makes several of a latent."""
     from paris.models.videocodec import HUNYUAN
 
-    latents = preset.expert.get("frames")
-    return 4 * latents - 3 if preset.codec == HUNYUAN else latents
+    latents: int | None = preset.expert.get("frames")
+    return 4 * latents - 3 if latents and preset.codec == HUNYUAN else latents
 
 
 def _router_row(name: str, arguments: dict[str, Any], batch: int) -> dict[str, Any]:

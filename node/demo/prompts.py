@@ -1,4 +1,8 @@
-"""What the demo draws. Green square, tomato, full moon, blue heart and blue book are held out: no training saw them."""
+"""What the demo draws.
+
+Of the pictures green square, tomato, full moon, blue heart and blue book are held out: no training saw them; of the
+clips so are blue heart and person raising hand.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +25,19 @@ PROMPTS = (
     "blue circle, noto style: blue, circle",
     "blue book, flat style: book, blue",
     "strawberry, gradient style: berry, fruit",
+)
+
+CLIP_PROMPTS = (
+    "butterfly: insect, pretty",
+    "person bouncing ball: ball",
+    "red heart: heart",
+    "blue heart: blue",
+    "rolling on the floor laughing: face, floor, laugh, rofl, rolling, rotfl",
+    "face with tears of joy: face, joy, laugh, tear",
+    "cloud with lightning and rain: cloud, rain, thunder",
+    "woman running: marathon, racing, running, woman",
+    "person raising hand: gesture, hand, happy, raised",
+    "alarm clock: alarm, clock",
+    "penguin: bird",
+    "chequered flag: checkered, chequered, racing",
 )

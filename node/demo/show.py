@@ -17,7 +17,7 @@ from paris.node.cli.status import units_table
 from paris.node.console import err
 from paris.node.demo.budget import longest_s, plan_for
 from paris.node.demo.processes import NodeProcess, run_command
-from paris.node.demo.prompts import PROMPTS
+from paris.node.demo.scenes import Scene
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.node.survey import look, rows
@@ -51,7 +51,7 @@ LOOK_EVERY_S = 3.0
 Rows = list[dict[str, Any]]
 
 
-def run_demo(out: Path, minutes: float, clusters: int, peers: int) -> dict[str, Any]:
+def run_demo(scene: Scene, out: Path, minutes: float, clusters: int, peers: int) -> dict[str, Any]:
     """Run the whole demo in `out` and return its summary, also written to `out/summary.json`.
 
     Raises:
@@ -62,14 +62,14 @@ def run_demo(out: Path, minutes: float, clusters: int, peers: int) -> dict[str, 
     _make_room(out)
     err.print(f"[bold]paris-node demo[/]: {peers} contributors, {clusters} clusters, about {minutes:g} minutes")
     err.print("Ctrl-C ends all of it")
-    budget = plan_for(minutes, clusters, peers)
-    choices = replace(Choices.default("demo", clusters, "tiny"), plan=budget.plan)
+    budget = plan_for(scene, minutes, clusters, peers)
+    choices = replace(Choices.default("demo", clusters, scene.preset), plan=budget.plan)
     steps = budget.plan.expert.steps
     err.print(f"this machine trains {budget.samples_per_s:.0f} samples/s, so each expert gets {steps} steps")
-    created = make_run("sample:emoji", choices, Settings.load(home=out / "homes" / "curator"))
+    created = make_run(scene.data, choices, Settings.load(home=out / "homes" / "curator"))
     deadline_s = started_s + longest_s(minutes)
     try:
-        summary = asyncio.run(_scene(created["run"], out, peers, budget.threads, deadline_s))
+        summary = asyncio.run(_scenes(scene, created["run"], out, peers, budget.threads, deadline_s))
     except asyncio.CancelledError:
         raise ParisError("the demo was ended by a signal", hint=f"The logs are in {out / 'logs'}.") from None
     summary["seconds"] = round(time.monotonic() - started_s)
@@ -77,7 +77,7 @@ def run_demo(out: Path, minutes: float, clusters: int, peers: int) -> dict[str, 
     return summary
 
 
-async def _scene(run: str, out: Path, peers: int, threads: int, deadline_s: float) -> dict[str, Any]:
+async def _scenes(scene: Scene, run: str, out: Path, peers: int, threads: int, deadline_s: float) -> dict[str, Any]:
     """Everything that happens in processes of its own; however it ends, they end with it."""
     this = asyncio.current_task()
     assert this is not None
@@ -88,7 +88,7 @@ async def _scene(run: str, out: Path, peers: int, threads: int, deadline_s: floa
     try:
         key = await _start_network(run, out, peers, threads, nodes)
         table = await _watch(key, out, nodes, deadline_s)
-        fetched, drawn, audited = await _use(key, out)
+        fetched, drawn, audited = await _use(scene, key, out)
     finally:
         await asyncio.gather(*(node.end() for node in nodes))
     return {
@@ -98,6 +98,7 @@ async def _scene(run: str, out: Path, peers: int, threads: int, deadline_s: floa
         "fetched_bytes": fetched["fetched_bytes"],
         "audit": audited.get("audit") or f"failed: {audited.get('message', 'it said nothing')}",
         "grid": drawn["file"],
+        **({"sheet": drawn["sheet"]} if scene.sheet else {}),
         "pictures": drawn["pictures"],
     }
 
@@ -112,7 +113,7 @@ def _make_room(out: Path) -> None:
         raise UsageError(f"{out} is a file", hint="The demo needs a folder: choose one with --out.")
     if out.exists() and any(out.iterdir()) and not (out / "homes").is_dir():
         raise UsageError(f"{out} is not empty and is no earlier demo", hint="Choose another folder with --out.")
-    for part in ("homes", "ensemble", "logs", "summary.json", "grid.png"):
+    for part in ("homes", "ensemble", "logs", "summary.json", "grid.png", "grid.webp", "sheet.png"):
         remove_tree(out / part)
     (out / "logs").mkdir(parents=True)
 
@@ -181,14 +182,16 @@ def _half_way(table: Rows, nodes: list[NodeProcess]) -> NodeProcess | None:
     return None
 
 
-async def _use(key: RunKey, out: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+async def _use(scene: Scene, key: RunKey, out: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What a stranger does with nothing but the run key: fetch, draw, audit, each as its own command."""
     home, log = ("--home", str(out / "homes" / "visitor"), "--listen", LOOPBACK), out / "logs" / "visitor.log"
-    ensemble, grid = str(out / "ensemble"), str(out / "grid.png")
+    ensemble, drawing = str(out / "ensemble"), [*scene.prompts, "--out", str(out / scene.grid)]
+    if scene.sheet:
+        drawing += ["--sheet", str(out / scene.sheet)]
     fetched = await _told(
         "fetching the ensemble by its run key", lambda: run_command("fetch", str(key), "--to", ensemble, *home, log=log)
     )
-    drawn = await _told("drawing", lambda: run_command("generate", ensemble, *PROMPTS, "--out", grid, log=log))
+    drawn = await _told("drawing", lambda: run_command("generate", ensemble, *drawing, log=log))
     audited = await _told("auditing", lambda: run_command("audit", str(key), *home, log=log, accepted=(0, 3)))
     return fetched, drawn, audited
 

@@ -12,8 +12,11 @@ import pytest
 from paris.node.demo import processes
 from paris.node.demo.budget import LEAST_TRAINING_S, OVERHEAD_S, OVERTIME, longest_s, plan_at, shared_out
 from paris.node.demo.processes import NodeProcess, run_command
+from paris.node.demo.scenes import CLIPS, PICTURES, Scene
 from paris.node.demo.show import _half_way, _make_room
 from paris.protocol.errors import ParisError, UsageError
+
+scenes = pytest.mark.parametrize("scene", [PICTURES, CLIPS], ids=["pictures", "clips"])
 
 
 @pytest.mark.parametrize(
@@ -29,9 +32,10 @@ def test_few_minutes_do_not_end_a_demo_before_it_can_be_done() -> None:
     assert longest_s(10) == OVERTIME * 600
 
 
-def test_steps_grow_with_speed_and_time_and_shrink_with_clusters() -> None:
+@scenes
+def test_steps_grow_with_speed_and_time_and_shrink_with_clusters(scene: Scene) -> None:
     def steps(rate: float, minutes: float, clusters: int) -> int:
-        return plan_at(rate, minutes, clusters).expert.steps
+        return plan_at(scene, rate, minutes, clusters).expert.steps
 
     assert steps(2000, 10, 4) == pytest.approx(2 * steps(1000, 10, 4), abs=1)
     assert steps(1000, 10, 8) == pytest.approx(steps(1000, 10, 4) / 2, abs=1)
@@ -39,8 +43,9 @@ def test_steps_grow_with_speed_and_time_and_shrink_with_clusters() -> None:
     assert steps(0.001, 0.5, 16) == 20
 
 
-def test_training_fits_into_the_minutes() -> None:
-    plan, rate, clusters, minutes = plan_at(1000, 10, 4), 1000, 4, 10
+@scenes
+def test_training_fits_into_the_minutes(scene: Scene) -> None:
+    plan, rate, clusters, minutes = plan_at(scene, 1000, 10, 4), 1000, 4, 10
     assert clusters * plan.expert.steps * plan.expert.batch / rate < minutes * 60 - OVERHEAD_S
     for recipe in (plan.expert, plan.router):
         assert recipe.warmup_steps < recipe.steps
@@ -87,7 +92,7 @@ def test_an_earlier_demo_is_cleared_away_and_nothing_else(tmp_path: Path) -> Non
     _make_room(out)
     assert [path.name for path in out.iterdir()] == ["logs"]
     (out / "homes" / "ada").mkdir(parents=True)
-    for name in ("summary.json", "grid.png", "mine.txt"):
+    for name in ("summary.json", "grid.png", "grid.webp", "sheet.png", "mine.txt"):
         (out / name).write_text("old")
     _make_room(out)
     assert sorted(path.name for path in out.iterdir()) == ["logs", "mine.txt"]
