@@ -191,9 +191,15 @@ class WithHub:
     async def fetch_file(
         self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress
     ) -> str | None:
-        """Complete `partial` from peers and repositories at once."""
-        mirrors = await self._hub.hub.sources(entry.sha256)
-        return await self._peers.fetch_file(entry, providers, partial, progress, mirrors)
+        """Complete `partial` from peers and repositories at once; a busy Hub is waited for only where peers fail."""
+        mirrors = await self._hub.hub.sources(entry.sha256, patient=not providers)
+        try:
+            return await self._peers.fetch_file(entry, providers, partial, progress, mirrors)
+        except UnavailableError:
+            later = [] if mirrors else await self._hub.hub.later_sources(entry.sha256)
+            if not later:
+                raise
+            return await self._peers.fetch_file(entry, (), partial, progress, later)
 
 
 def repositories_in(records: Iterable[Record]) -> list[str]:

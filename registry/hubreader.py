@@ -117,14 +117,18 @@ class HubReader:
         """What is wrong with repositories, a sentence each."""
         return tuple(f"{shelf.name}: {shelf.trouble}" for shelf in self._shelves.values() if shelf.trouble)
 
-    async def shelves(self) -> list[Shelf]:
-        """The repositories that can be read now, each with its table of contents; links between them are followed."""
+    async def shelves(self, *, patient: bool = True) -> list[Shelf]:
+        """The repositories that can be read now, each with its table of contents; links between them are followed.
+
+        Args:
+            patient: Ask a busy Hub again until it answers; else it is left alone for as long as it wants.
+        """
         looked: set[str] = set()
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 while new := [name for name in self._shelves if name not in looked]:
                     looked |= set(new)
-                    await asyncio.gather(*(self._look_into(self._shelves[name]) for name in new))
+                    await asyncio.gather(*(self._look_into(self._shelves[name], patient=patient) for name in new))
                     for name in new:
                         self.learn(self._index(name).repositories if self._shelves[name].index else ())
         return [shelf for shelf in self._shelves.values() if shelf.index and self._is_open(shelf)]
@@ -159,10 +163,17 @@ class HubReader:
         """
         return (await self._file(shelf, path, shelf.commit, limit_bytes))[0]
 
-    async def sources(self, digest: str) -> list[HubSource]:
+    async def sources(self, digest: str, *, patient: bool = True) -> list[HubSource]:
         """Where a large file can be read piece by piece."""
-        found = ((shelf, self._index(shelf.repository).place(digest)) for shelf in await self.shelves())
+        shelves = await self.shelves(patient=patient)
+        found = ((shelf, self._index(shelf.repository).place(digest)) for shelf in shelves)
         return [HubSource(self, shelf, place[0]) for shelf, place in found if place]
+
+    async def later_sources(self, digest: str) -> list[HubSource]:
+        """The same, after the pauses that repositories asked for, where they are short."""
+        pauses_s = (shelf.alone_until_s - self._clock() for shelf in self._shelves.values() if not shelf.lied)
+        await asyncio.sleep(max((pause_s for pause_s in pauses_s if 0 < pause_s <= self._patience_s), default=0))
+        return await self.sources(digest)
 
     def blame(self, shelf: Shelf, error: ParisError) -> None:
         """Note what went wrong with a repository, and leave it alone for as long as that deserves."""
@@ -185,13 +196,13 @@ class HubReader:
     def _is_open(self, shelf: Shelf) -> bool:
         return not shelf.lied and self._clock() >= shelf.alone_until_s
 
-    async def _look_into(self, shelf: Shelf) -> None:
+    async def _look_into(self, shelf: Shelf, *, patient: bool) -> None:
         """Read a repository's table of contents where it may have changed; keep the one before where that fails."""
         async with shelf.reading:
             if self._clock() - shelf.read_at_s < FRESH_S or not self._is_open(shelf):
                 return
             try:
-                data, commit = await self._file(shelf, INDEX, constants.DEFAULT_REVISION, INDEX_BYTES)
+                data, commit = await self._file(shelf, INDEX, constants.DEFAULT_REVISION, INDEX_BYTES, patient=patient)
                 index = Index.from_bytes(data)
             except (NetworkError, VerificationError) as error:
                 self.blame(shelf, error)
@@ -202,9 +213,12 @@ class HubReader:
                 return
             shelf.index, shelf.commit, shelf.trouble = index, commit, ""
 
-    async def _file(self, shelf: Shelf, path: str, revision: str, limit_bytes: int) -> tuple[bytes, str]:
+    async def _file(
+        self, shelf: Shelf, path: str, revision: str, limit_bytes: int, *, patient: bool = True
+    ) -> tuple[bytes, str]:
         """A whole file, and the commit it was read at. A Hub that is busy is asked again."""
-        for attempt in range(_RETRIES + 1):
+        retries = _RETRIES if patient else 0
+        for attempt in range(retries + 1):
             try:
                 async with self.answer(shelf, self.address(shelf, path, revision), {}) as answer:
                     data = bytearray()
@@ -214,7 +228,7 @@ class HubReader:
                             raise NetworkError(f"{shelf.name} sends more than {limit_bytes:,} bytes as {path}")
                     return bytes(data), _commit_of(answer)
             except LaterError as error:
-                if attempt == _RETRIES or error.wait_s > self._patience_s:
+                if attempt == retries or error.wait_s > self._patience_s:
                     raise
                 await asyncio.sleep(error.wait_s)
         raise AssertionError("the last attempt returns or raises")

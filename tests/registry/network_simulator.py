@@ -36,6 +36,7 @@ from paris.registry.recipes import PLANS
 
 NOW_S = 1_800_000_000
 CLUSTERS = 2
+COLOURS = ("red", "blue", "green", "white", "black", "pink", "brown", "grey")
 PRESET = PRESETS["micro"]
 ROUTER = {**PRESET.router, "clusters": CLUSTERS}
 TARGET = PLANS["micro"].expert.steps
@@ -53,20 +54,24 @@ def text_identity() -> dict[str, str]:
     return open_text_encoder("minilm", "all-MiniLM-L6-v2", PRESET.text_tokens).identity()
 
 
-@functools.cache
-def _exported(unit: str, seed: int) -> tuple[tuple[str, bytes], ...]:
+def exported_network(network: torch.nn.Module, unit: str, seed: int = 0) -> dict[str, bytes]:
     """config.json and weights of a network whose every parameter is random, as a contributor exports them."""
-    network = Router(**ROUTER) if unit == "router" else DiT(**PRESET.expert)
     generator = torch.Generator().manual_seed(zlib.crc32(unit.encode()) + seed)
     weights = {name: torch.randn(p.shape, generator=generator) * 0.05 for name, p in network.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder), network, weights)
-        return tuple((path.name, path.read_bytes()) for path in sorted(Path(folder).iterdir()))
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+@functools.cache
+def _exported(unit: str, seed: int) -> dict[str, bytes]:
+    network = Router(**ROUTER) if unit == "router" else DiT(**PRESET.expert)
+    return exported_network(network, unit, seed)
 
 
 def exported(unit: str, seed: int = 0) -> dict[str, bytes]:
     """Files of a checkpoint by name, fresh for every caller to spoil."""
-    return {**dict(_exported(unit, seed)), "state.safetensors": b"full training state, which audits leave alone"}
+    return {**_exported(unit, seed), "state.safetensors": b"full training state, which audits leave alone"}
 
 
 def spoiled(files: dict[str, bytes], tensor: str, value: float) -> dict[str, bytes]:
@@ -82,7 +87,7 @@ def configured(files: dict[str, bytes], **changes: object) -> dict[str, bytes]:
 
 
 def shards_of(cluster: int) -> dict[str, bytes]:
-    colour = ("red", "blue")[cluster]
+    colour = COLOURS[cluster]
     return {
         f"cluster-{cluster:03d}-{side}-000.tar": tar_bytes(
             member_pair(f"{colour}-{side}", f"a {colour} square", cluster=cluster, group=colour)
@@ -91,21 +96,21 @@ def shards_of(cluster: int) -> dict[str, bytes]:
     }
 
 
-def genesis_fields(**changes: object) -> dict[str, object]:
-    """A run of the micro preset over two clusters of coloured squares, on the packaged plan."""
+def genesis_fields(clusters: int = CLUSTERS, **changes: object) -> dict[str, object]:
+    """A run of the micro preset over clusters of coloured squares, on the packaged plan."""
     plan = PLANS["micro"]
-    clusters = [
+    cut = [
         {
             "id": k, "samples": 1, "holdout_samples": 1, "shards": [f"cluster-{k:03d}-train-000.tar"],
             "holdout": [f"cluster-{k:03d}-holdout-000.tar"], "words": [word],
         }
-        for k, word in enumerate(("red", "blue"))
+        for k, word in enumerate(COLOURS[:clusters])
     ]  # fmt: skip
     fields = {
         "name": "squares", "version": 1, "prev": None, "created": NOW_S,
         "curators": {"keys": [CURATOR.peer_id], "threshold": 1},
         "admission": {"policy": "open", "keys": []},
-        "model": {"preset": "micro", "expert": PRESET.expert, "router": ROUTER},
+        "model": {"preset": "micro", "expert": PRESET.expert, "router": {**ROUTER, "clusters": clusters}},
         "training": {
             "expert": plan.expert.model_dump(mode="json"), "router": plan.router.model_dump(mode="json"),
         },
@@ -114,9 +119,9 @@ def genesis_fields(**changes: object) -> dict[str, object]:
         "start": {"kind": "scratch"},
         "data": {
             "name": "squares", "license": "CC0-1.0", "manifest": "", "split_key": "group", "features": "text",
-            "samples": CLUSTERS, "holdout_samples": CLUSTERS,
+            "samples": clusters, "holdout_samples": clusters,
         },
-        "clusters": clusters,
+        "clusters": cut,
         "lease": {"life_s": 60, "settle_s": 2, "progress_s": 120},
         "replicas": 2,
     }  # fmt: skip
@@ -134,7 +139,7 @@ class NetworkSimulator:
         rules: What the observer said it knows of runs.
     """
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, clusters: int = CLUSTERS, **changes: object) -> None:
         self._served: dict[str, dict[str, bytes]] = {}
         self._slots: dict[tuple[str, str], dict[str, Record]] = {}
         self._gone: set[str] = set()
@@ -142,9 +147,9 @@ class NetworkSimulator:
         self.heads: list[bytes] = []
         self.rules: dict[str, RunRules] = {}
         self.transfers: list[str] = []
-        data = {name: shard for k in range(CLUSTERS) for name, shard in shards_of(k).items()}
+        data = {name: shard for k in range(clusters) for name, shard in shards_of(k).items()}
         self.shard_digests = {name: sha256_of(shard) for name, shard in data.items()}
-        fields = genesis_fields(**changes)
+        fields = genesis_fields(clusters, **changes)
         fields["data"] = {**fields["data"], "manifest": self.serve_tree(CURATOR, data)}
         self.genesis = Genesis.parse(fields)
         self.run = self.serve(CURATOR, envelope.sign("genesis", self.genesis, CURATOR))

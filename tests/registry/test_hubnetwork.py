@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, CURATOR, NetworkSimulator
 
+from paris.models.checkpoints import WEIGHTS
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import EnvelopeError, NetworkError, UnavailableError
 from paris.protocol.records import Record, Tip
+from paris.protocol.transport.fetch import fetch_from
 from paris.protocol.validation import RunRules
 from paris.registry.assemble import fetch_ensemble
 from paris.registry.hubindex import Index, Lying, Newest, folder_of
@@ -106,6 +108,30 @@ def test_peers_that_cannot_be_reached_are_said_where_the_hub_has_nothing(
                 await ask("peer", network.run, "")
 
     beside(Peers(network, off=True), network.run, (), use)
+
+
+class MirrorsOnly(Peers):
+    """Peers of which none has any file; what mirrors are given is read from them."""
+
+    async def fetch_file(self, entry: Any, providers: Any, partial: Path, progress: Any, mirrors: Any = ()) -> None:
+        await fetch_from(mirrors, entry, partial, progress)
+
+
+@pytest.mark.parametrize(("peers", "asked"), [(Peers, 1), (MirrorsOnly, 3)], ids=["peers serve", "peers fail"])
+def test_a_busy_hub_is_waited_for_only_where_peers_fail(
+    hub: LoopbackHub, network: NetworkSimulator, tmp_path: Path, peers: type[Peers], asked: int
+) -> None:
+    newest = publish_all(hub, Store(tmp_path / "full"), network)
+    entry = network.entry(newest["router"], WEIGHTS)
+    hub.requests.clear()
+    hub.faults.add("paris.json", times=2, status=429, headers={"Retry-After": "0"})
+
+    async def use(both: WithHub) -> None:
+        await both.fetch_file(entry, (ANN.peer_id,), tmp_path / "partial", lambda _: None)
+
+    beside(peers(network), network.run, (ANNS,), use)
+    assert sha256_of((tmp_path / "partial").read_bytes()) == entry.sha256
+    assert len(hub.asked("main/paris.json")) == asked
 
 
 def test_a_tip_leads_to_the_repository_it_names(
