@@ -38,7 +38,7 @@ from paris.node.cli.promote import promote
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable
 from paris.node.settings import Settings
 
-MODELS = "tiny, tiny-pixels, dit-s-2, dit-b-2, dit-b-2-pooled, dit-xl-2"
+MODELS = "tiny, tiny-pixels, dit-s-2, dit-b-2, dit-b-2-pooled, dit-xl-2, video-micro, video-tiny"
 app = typer.Typer(help="Make runs and decide about them.", no_args_is_help=True)
 app.command()(promote)
 app.command()(amend)
@@ -170,6 +170,7 @@ def make_run(
         "clusters": [c.model_dump(mode="json") for c in genesis.clusters],
         "samples": genesis.data.samples,
         "holdout_samples": genesis.data.holdout_samples,
+        "data": genesis.data.manifest,
         "left_out": [reject._asdict() for reject in created.rejects.entries],
         "left_out_count": len(created.rejects),
         "work": str(work),
