@@ -22,15 +22,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from paris.models.cache import LatentCache
-from paris.models.dit import DiT
+from paris.models.conditions import asked, beside
 from paris.models.flops import matmul_flops_per_s, shape_of, training_flops
+from paris.models.kinds import expert_of
 from paris.models.objectives import VelocityObjective
 from paris.models.optimiser import BETAS, EPSILON
 from paris.models.precision import DTYPES, affordable, autocast
-from paris.models.presets import PRESETS, Preset
+from paris.models.presets import Preset
 from paris.models.recipe import Recipe
 from paris.models.text import TextBatch
 from paris.models.training import Trainer
+from paris.models.video import TIME_SCALE, VideoExpert
+from paris.models.video_presets import EVERY_PRESET
 
 CLIP, EMA, RATE = 1.0, 0.999, 1e-4
 CPU = torch.device("cpu")
@@ -61,24 +64,24 @@ class Contender:
 
 def ours(preset: Preset, batch: int) -> Contender:
     """`Trainer`, as a node uses it."""
-    network, cache = _dit(preset), random_cache(preset, 4 * batch)
+    network, cache = _network(preset), random_cache(preset, 4 * batch)
     trainer = Trainer(network, VelocityObjective(), cache, _recipe(batch), ("benchmark",))
     return Contender("paris.models.Trainer", lambda: trainer.train(trainer.step + 1), *_size(network, preset))
 
 
 def bare(preset: Preset, batch: int, *, careful: bool = False) -> Contender:
     """The same network in a loop as one writes it in a notebook; a careful one clips and averages."""
-    network, latents, texts = _dit(preset).train(), *_loaded(preset, batch)
-    parameters = list(network.parameters())
+    network, latents, texts = _network(preset).train(), *_loaded(preset, batch)
+    ask, parameters = bare_call(network), list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=BETAS, eps=EPSILON, fused=True)
     average = [p.detach().clone() for p in parameters]
 
     def step() -> None:
         rows = torch.randint(len(latents), (batch,))
         x0, noise, t = latents[rows], torch.randn(batch, *preset.shape), torch.rand(batch)
-        weight = t[:, None, None, None]
+        weight = t.view(-1, *[1] * len(preset.shape))
         with autocast(CPU, PRECISION):
-            v = network((1 - weight) * x0 + weight * noise, t, texts.tokens_BLE[rows], texts.mask_BL[rows])
+            v = ask((1 - weight) * x0 + weight * noise, t, texts.select(rows))
             loss = functional.mse_loss(v.float(), noise - x0)
         loss.backward()
         if careful:
@@ -89,7 +92,18 @@ def bare(preset: Preset, batch: int, *, careful: bool = False) -> Contender:
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - EMA)
 
     words = "bare loop that also clips and averages" if careful else "bare loop: forward, backward, AdamW"
+    words += " over diffusers' class" if isinstance(network, VideoExpert) else ""
     return Contender(words, step, *_size(network, preset))
+
+
+def bare_call(network: Any) -> Callable[[Tensor, Tensor, TextBatch], Tensor]:
+    """How a notebook asks a network: ours of pictures as it is, of clips the diffusers class that lies in it."""
+    if not isinstance(network, VideoExpert):
+        return lambda x, t_B, text: network(x, t_B, *asked(x, text))
+    kept = network.transformer
+    return lambda x, t_B, text: kept(
+        beside(x, None), TIME_SCALE * t_B, text.tokens_BLE, text.mask_BL, text.pooled_BE, return_dict=False
+    )[0]
 
 
 def pixart(preset: Preset, batch: int) -> Contender:
@@ -133,6 +147,9 @@ CONTENDERS: dict[str, Callable[[Preset, int], Contender]] = {
     "dit": dit,
 }
 """Ours first, then whom it is measured against."""
+
+OF_CLIPS = ("ours", "bare", "careful")
+"""Those that train networks of clips too."""
 
 
 def pixart_config(preset: Preset) -> dict[str, Any]:
@@ -207,15 +224,15 @@ def _counted(forward: Callable[[], Tensor]) -> float:
     return float(counter.get_total_flops())
 
 
-def _dit(preset: Preset) -> DiT:
+def _network(preset: Preset) -> Any:
     torch.manual_seed(1)
-    return DiT(**preset.expert)
+    return expert_of(preset.expert)(**preset.expert)
 
 
-def _size(network: DiT, preset: Preset) -> tuple[float, int]:
-    text = random_text(preset, 1)
-    inputs = (torch.zeros(1, *preset.shape), torch.zeros(1), text.tokens_BLE, text.mask_BL)
-    return training_flops(DiT, network.config, shape_of(inputs)), sum(p.numel() for p in network.parameters())
+def _size(network: Any, preset: Preset) -> tuple[float, int]:
+    x = torch.zeros(1, *preset.shape)
+    inputs = (x, torch.zeros(1), *asked(x, random_text(preset, 1)))
+    return training_flops(type(network), network.config, shape_of(inputs)), sum(p.numel() for p in network.parameters())
 
 
 def _loaded(preset: Preset, batch: int) -> tuple[Tensor, TextBatch]:
@@ -233,7 +250,7 @@ def main(name: str, preset: str, batch: str) -> None:
     """Print by how many bytes two steps raise this process's peak memory."""
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of importing
     before = _status_bytes("VmRSS")
-    contender = CONTENDERS[name](PRESETS[preset], int(batch))
+    contender = CONTENDERS[name](EVERY_PRESET[preset], int(batch))
     for _ in range(2):
         contender.step()
     print(_status_bytes("VmHWM") - before)

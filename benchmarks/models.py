@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,21 @@ from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTr
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.contenders import CONTENDERS, PRECISION, pixart_config, random_cache, random_text
+from benchmarks.contenders import (
+    CONTENDERS,
+    OF_CLIPS,
+    PRECISION,
+    bare_call,
+    pixart_config,
+    random_cache,
+    random_text,
+)
 from benchmarks.measure import Row, compare, in_turns
-from paris.models.dit import DiT
 from paris.models.ensemble import Ensemble
+from paris.models.kinds import expert_of, router_of
 from paris.models.networks import load_network
 from paris.models.objectives import VelocityObjective
-from paris.models.presets import PRESETS, Preset
+from paris.models.presets import Preset
 from paris.models.recipe import Recipe
 from paris.models.router import Router
 from paris.models.routing import Routing
@@ -33,6 +41,7 @@ from paris.models.schedulers import make_scheduler
 from paris.models.snapshots import BackgroundWriter
 from paris.models.text import TextBatch
 from paris.models.training import Trainer
+from paris.models.video_presets import EVERY_PRESET
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 EXPERTS = 4
@@ -45,16 +54,18 @@ PUBLISH_EVERY_STEPS = 1000
 
 def run(*, quick: bool) -> list[Row]:
     """Measure everything of this module, on one thread: two that wait for each other measure the neighbours' load."""
-    small = PRESETS["micro" if quick else "tiny"]
+    small, clips = (EVERY_PRESET[name] for name in (("micro", "video-nano") if quick else ("tiny", "video-tiny")))
     repeats, pictures = (1, 2) if quick else (5, 16)
     with _threads(THREADS), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = training(small, batch=2 if quick else 64, repeats=repeats, peaks=not quick)
+        rows += training(clips, batch=2 if quick else 32, repeats=repeats, peaks=not quick, names=OF_CLIPS)
         if not quick:
-            rows += training(PRESETS["dit-b-2"], batch=1, repeats=2, peaks=True)
+            rows += training(EVERY_PRESET["dit-b-2"], batch=1, repeats=2, peaks=True)
         return [
             *rows,
             *sampling(small, pictures, repeats),
+            *sampling(clips, pictures, repeats),
             drawing(small, pictures, repeats),
             first_image(small, folder, repeats),
             checkpoint(small, folder, repeats),
@@ -62,9 +73,11 @@ def run(*, quick: bool) -> list[Row]:
         ]
 
 
-def training(preset: Preset, batch: int, repeats: int, *, peaks: bool) -> list[Row]:
+def training(
+    preset: Preset, batch: int, repeats: int, *, peaks: bool, names: Sequence[str] = tuple(CONTENDERS)
+) -> list[Row]:
     """`Trainer` beside bare loops over the same network, and diffusers' networks in diffusers' training style."""
-    contenders = {name: make(preset, batch) for name, make in CONTENDERS.items()}
+    contenders = {name: CONTENDERS[name](preset, batch) for name in names}
     seconds = in_turns({name: contender.step for name, contender in contenders.items()}, repeats)
     memory = {name: _peak_bytes(name, preset, batch) / 1e6 for name in (contenders if peaks else ("ours",))}
     mine = contenders["ours"]
@@ -79,7 +92,7 @@ def training(preset: Preset, batch: int, repeats: int, *, peaks: bool) -> list[R
                 f"train an expert, {preset.name}",
                 other.words,
                 batch,
-                "images",
+                _unit(preset),
                 seconds["ours"],
                 seconds[name],
                 target={"bare": 0.9, "pixart": 1.0}.get(name),
@@ -103,15 +116,15 @@ def sampling(preset: Preset, pictures: int, repeats: int) -> list[Row]:
         used = len(ensemble.weights(x, t_B, text).sum(0).nonzero())
         rows.append(
             compare(
-                f"sampling step, {f'top-{k}' if strategy == 'top-k' else 'all experts'}",
+                f"sampling step, {preset.name}, {f'top-{k}' if strategy == 'top-k' else 'all experts'}",
                 partial(ensemble.velocity, x, t_B, text, null, GUIDANCE),
                 partial(_bare_step, experts[:k], router, x, t_B, text, null),
                 against=f"{k} bare passes + router",
                 work=pictures,
-                unit="images",
+                unit=_unit(preset),
                 target=0.95,
                 repeats=repeats,
-                note=f"preset {preset.name}, {pictures} pictures spread over {used} of {EXPERTS} experts, guided, fp32",
+                note=f"{pictures} {_unit(preset)} spread over {used} of {EXPERTS} experts, guided, fp32",
             )
         )
     return rows
@@ -216,13 +229,18 @@ def checkpoint_cost(preset: Preset, folder: Path, batch: int, steps: int, repeat
 
 def _trainer(preset: Preset, batch: int) -> Trainer:
     recipe = Recipe(steps=1_000_000, batch=batch, lr=1e-4, precision=PRECISION)
-    return Trainer(DiT(**preset.expert), VelocityObjective(), random_cache(preset, 4 * batch), recipe, ("benchmark",))
+    network = expert_of(preset.expert)(**preset.expert)
+    return Trainer(network, VelocityObjective(), random_cache(preset, 4 * batch), recipe, ("benchmark",))
 
 
-def _drawing_parts(preset: Preset, pictures: int) -> tuple[list[DiT], Router, Tensor, TextBatch, TextBatch]:
+def _unit(preset: Preset) -> str:
+    return "clips" if "frames" in preset.expert else "images"
+
+
+def _drawing_parts(preset: Preset, pictures: int) -> tuple[list[Any], Any, Tensor, TextBatch, TextBatch]:
     torch.manual_seed(2)
-    experts = [_random(DiT(**preset.expert)) for _ in range(EXPERTS)]
-    router = _random(Router(**preset.router, clusters=EXPERTS))
+    experts = [_random(expert_of(preset.expert)(**preset.expert)) for _ in range(EXPERTS)]
+    router = _random(router_of(preset.router)(**preset.router, clusters=EXPERTS))
     return experts, router, torch.randn(pictures, *preset.shape), *(random_text(preset, pictures) for _ in range(2))
 
 
@@ -252,12 +270,12 @@ def _pixart_drawing(network: Any, preset: Preset, text: TextBatch, null: TextBat
 
 
 @torch.no_grad()
-def _bare_step(experts: list[DiT], router: Router, x: Tensor, t_B: Tensor, text: TextBatch, null: TextBatch) -> None:
+def _bare_step(experts: list[Any], router: Any, x: Tensor, t_B: Tensor, text: TextBatch, null: TextBatch) -> None:
     for half in (text, null):
         router(x, t_B, half.pooled_BE).softmax(-1)
-    tokens, mask = torch.cat([text.tokens_BLE, null.tokens_BLE]), torch.cat([text.mask_BL, null.mask_BL])
+    both = TextBatch(*(torch.cat(parts) for parts in zip(text.parts(), null.parts(), strict=True)))
     for expert in experts:
-        expert(x.repeat(2, 1, 1, 1), t_B.repeat(2), tokens, mask)
+        bare_call(expert)(torch.cat([x, x]), t_B.repeat(2), both)
 
 
 def _peak_bytes(name: str, preset: Preset, batch: int) -> int:
