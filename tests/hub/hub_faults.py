@@ -8,6 +8,14 @@ from threading import Lock
 from typing import Any
 
 
+class RefusalError(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message or code
+
+
 @dataclass
 class Fault:
     """Something that goes wrong with requests of a kind.

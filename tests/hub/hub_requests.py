@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import hub_xet
 from hub_disk import Commit, StoredFile, described, git_blob
+from hub_faults import RefusalError
 
 if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
@@ -23,14 +24,6 @@ COPY_BYTES = 2**20
 NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
 API = rf"/api/(?P<kind>models|datasets)/{NAME}"
 FILES = rf"/(?:(?P<kind>datasets)/)?{NAME}"
-
-
-class RefusalError(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, code: str = "", message: str = "") -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message or code
 
 
 class Answer(BaseHTTPRequestHandler):

@@ -37,6 +37,12 @@ def library(store: Store, network: NetworkSimulator) -> Library:
 
 
 @pytest.fixture
+def memory(tmp_path: Path) -> Path:
+    """Where a follower of the curators remembers what it saw."""
+    return tmp_path / "charters"
+
+
+@pytest.fixture
 def full_disk() -> Callable[[int], AbstractContextManager[None]]:
     """A real limit of the kernel: no file may grow beyond so many bytes."""
 

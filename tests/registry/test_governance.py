@@ -1,14 +1,13 @@
-"""Following curators against those who would rather have it otherwise: TUF's attacks on real files, and the choice of
-what an ensemble is made of."""
+"""Following curators against those who would rather have it otherwise: TUF's attacks on real files."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
+from governance_support import DAY_S, DEE, FAY, follow, head, newcomer, promoted, publish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from network_simulator import ANN, BEN, CURATOR, EVE, NOW_S, TARGET, NetworkSimulator, person
@@ -18,63 +17,22 @@ from paris.protocol.charter import Charter
 from paris.protocol.curation import Admission
 from paris.protocol.digests import sha256_of
 from paris.protocol.ensemble import Ensemble
-from paris.protocol.errors import LineageError, RecordError, SignatureError, UnavailableError, UsageError
+from paris.protocol.errors import RecordError, UnavailableError, UsageError
 from paris.protocol.limits import LIMITS
-from paris.protocol.records import Head
 from paris.registry import governance as governance_module
-from paris.registry.governance import Governance, follow_curators
+from paris.registry.governance import Governance
 from paris.registry.library import Library
 from paris.registry.proposals import (
     amend,
     changed_admission,
     changed_curators,
-    check_amends_only,
-    check_promotes_only,
     complete,
     promote,
     sign,
 )
 from paris.registry.resolve import resolve
-from paris.registry.selection import HEAD, LATEST, Wish, as_of, choose_policy, moment_s, select
+from paris.registry.selection import LATEST, Wish, select
 from paris.registry.store import Store
-
-DAY_S = LIMITS.life_s["head"]
-DEE, FAY = person(11), person(12)
-
-
-@pytest.fixture
-def memory(tmp_path) -> Path:
-    return tmp_path / "charters"
-
-
-def follow(library: Library, memory: Path, now_s: float = NOW_S) -> Governance:
-    network = library.network
-    return asyncio.run(follow_curators(library, network.run, memory, now_s, network.providers))
-
-
-def head(network: NetworkSimulator, charter, version: int, *signers, ensemble: Ensemble | None = None, **changes):
-    people = signers or (CURATOR,)
-    fields = {
-        "run": network.run, "signer": people[0].peer_id, "seq": version, "iat": NOW_S, "exp": NOW_S + 600 + version,
-        "version": version, "genesis": charter.digest,
-    }  # fmt: skip
-    named = {"ensemble": ensemble.digest} if ensemble else {}
-    return envelope.sign("head", Head.parse({**fields, **named, **changes}), *people)
-
-
-def promoted(network: NetworkSimulator, chains: dict[str, list[str]], *units: str, back: int = 1) -> Ensemble:
-    return Ensemble(run=network.run, units={unit: chains[unit][-back] for unit in units or chains})
-
-
-def publish(network: NetworkSimulator, charter, proposal, who=CURATOR, now_s: int = NOW_S):
-    """Sign alone, serve everything, and return what is in force then."""
-    whole = sign(proposal, charter, who, now_s)
-    network.rule(*whole.blobs, whole.head)
-    return complete(whole, charter)
-
-
-def newcomer(tmp_path: Path, network: NetworkSimulator, name: str) -> Library:
-    return Library(Store(tmp_path / name), network)
 
 
 class TestFollowing:
@@ -415,210 +373,3 @@ class TestAdmission:
         assert changed_admission(out, 9, policy="open").policy == "open"
         with pytest.raises(UsageError, match="at once"):
             changed_admission(admission, 7, admit=[ANN.peer_id], expel=[ANN.peer_id])
-
-
-class TestProposals:
-    @pytest.fixture
-    def network(self):
-        keys = [CURATOR.peer_id, DEE.peer_id, FAY.peer_id]
-        return NetworkSimulator(curators={"keys": keys, "threshold": 1})
-
-    @pytest.fixture
-    def shared(self, network, library, memory):
-        """A run that two of three curators decide about."""
-        charter = follow(library, memory).charter
-        board = changed_curators(charter.genesis.curators, [], [], 2)
-        proposal = amend(charter, CURATOR, NOW_S, changes={"curators": board})
-        proposal = sign(sign(proposal, charter, DEE, NOW_S), charter, FAY, NOW_S)
-        return complete(proposal, charter)
-
-    def test_two_of_three_promote_in_one_round(self, network, shared):
-        units = {"cluster-0": sha256_of(b"a"), "router": sha256_of(b"b")}
-        half = sign(promote(shared, units, 2, 600, None), shared, DEE, NOW_S)
-        with pytest.raises(SignatureError, match="not signed by enough"):
-            complete(half, shared)
-        carried = type(half).parse(half.to_bytes())
-        assert carried == half
-        whole = sign(carried, shared, CURATOR, NOW_S)
-        after = complete(whole, shared)
-        assert after.ensemble.units == units
-        assert (after.head.signer, after.head.top_k, after.floor) == (DEE.peer_id, 2, shared.floor + 1)
-
-    def test_two_of_three_amend_in_two_rounds(self, network, shared):
-        admission = Admission(policy="list", keys=(ANN.peer_id,))
-        first = amend(shared, CURATOR, NOW_S, admission=admission)
-        assert sign(first, shared, CURATOR, NOW_S) == first
-        second = sign(first, shared, DEE, NOW_S)
-        assert second.head
-        with pytest.raises(SignatureError):
-            complete(second, shared)
-        assert complete(sign(second, shared, FAY, NOW_S), shared).admission == admission
-
-    @pytest.mark.parametrize("part", ["genesis", "listed", "head"])
-    def test_strangers_sign_nothing(self, network, shared, part):
-        changes = {"replicas": 4}
-        proposal = {
-            "genesis": lambda: amend(shared, CURATOR, NOW_S, changes=changes),
-            "listed": lambda: amend(shared, CURATOR, NOW_S, admission=Admission(policy="list")),
-            "head": lambda: promote(shared, {"router": sha256_of(b"r")}, None, 600, None),
-        }[part]()
-        with pytest.raises(SignatureError, match="may not sign"):
-            sign(proposal, shared, EVE, NOW_S)
-        if part != "head":
-            made = {"changes": changes} if part == "genesis" else {"admission": Admission(policy="list")}
-            with pytest.raises(SignatureError, match="may not sign"):
-                amend(shared, EVE, NOW_S, **made)
-
-    def test_a_proposal_that_does_not_say_what_it_carries_is_not_signed(self, network, shared):
-        """The first signer swaps the ensemble after signing; the second would sign a digest it never saw."""
-        half = sign(promote(shared, {"router": sha256_of(b"r")}, None, 600, None), shared, DEE, NOW_S)
-        other = promote(shared, {"router": sha256_of(b"evil")}, None, 600, None)
-        with pytest.raises(RecordError, match="something else than this proposal"):
-            sign(dataclasses.replace(half, ensemble=other.ensemble), shared, FAY, NOW_S)
-        with pytest.raises(RecordError, match="another run"):
-            sign(dataclasses.replace(half, run=sha256_of(b"x")), shared, FAY, NOW_S)
-
-    def test_nothing_is_signed_along_unseen(self, network, shared):
-        """A proposal to amend brings another ensemble along, one to promote an admission list."""
-        units = {"router": sha256_of(b"r")}
-        admission = Admission(policy="list", keys=(ANN.peer_id,))
-        amended, promoting = amend(shared, CURATOR, NOW_S, admission=admission), promote(shared, units, None, 600, None)
-        check_amends_only(amended, shared)
-        check_promotes_only(promoting, shared)
-        for sneaky in ({"ensemble": promoting.ensemble}, {"top_k": 1}):
-            with pytest.raises(RecordError, match="changes the ensemble too"):
-                check_amends_only(dataclasses.replace(amended, **sneaky), shared)
-        versioned = amend(shared, CURATOR, NOW_S, changes={"replicas": 4})
-        for sneaky in ({"listed": amended.listed}, {"genesis": versioned.genesis}):
-            with pytest.raises(RecordError, match="more than the ensemble"):
-                check_promotes_only(dataclasses.replace(promoting, **sneaky), shared)
-        listed = complete(sign(sign(amended, shared, DEE, NOW_S), shared, FAY, NOW_S), shared)
-        check_promotes_only(promote(listed, units, None, 600, listed_bytes(amended, DEE)), listed)
-        with pytest.raises(RecordError, match="more than the ensemble"):
-            check_promotes_only(promote(listed, units, None, 600, None), listed)
-
-    def test_a_proposal_from_before_another_was_published_is_stale(self, network, shared):
-        half = sign(promote(shared, {"router": sha256_of(b"r")}, None, 600, None), shared, DEE, NOW_S)
-        other = sign(promote(shared, {"router": sha256_of(b"s")}, None, 600, None), shared, CURATOR, NOW_S)
-        newer = complete(sign(other, shared, FAY, NOW_S), shared)
-        with pytest.raises(RecordError, match="the next one is"):
-            sign(half, newer, FAY, NOW_S)
-        amended = amend(shared, CURATOR, NOW_S, changes={"replicas": 4})
-        moved = complete(sign(sign(amended, shared, DEE, NOW_S), shared, FAY, NOW_S), shared)
-        with pytest.raises(LineageError, match="does not follow"):
-            sign(amended, moved, FAY, NOW_S)
-
-    def test_what_would_be_another_run_or_nothing(self, network, shared):
-        with pytest.raises(RecordError, match="changes name"):
-            amend(shared, CURATOR, NOW_S, changes={"name": "other"})
-        with pytest.raises(UsageError, match="nothing would change"):
-            amend(shared, CURATOR, NOW_S)
-        with pytest.raises(UsageError, match="is no curator"):
-            changed_curators(shared.genesis.curators, [], [EVE.peer_id], None)
-
-    def test_later_heads_of_one_key_expire_later(self, network, shared):
-        """The DHT keeps the record that expires last: a shorter head after a longer one would never be seen."""
-        units = {"router": sha256_of(b"r")}
-        long = complete(
-            sign(sign(promote(shared, units, None, DAY_S, None), shared, DEE, NOW_S), shared, FAY, NOW_S), shared
-        )
-        short = sign(promote(long, {"router": sha256_of(b"s")}, None, 600, None), long, DEE, NOW_S + 5)
-        made = Head.parse(envelope.verify(short.head, "head").payload)
-        assert (made.exp, made.seq > long.head.seq) == (long.head.exp + 1, True)
-        assert made.exp - made.iat <= DAY_S
-
-    @pytest.mark.parametrize("text", [b"[]", b"{}", b'{"run": 1}', b"\xff", b'{"run": "sha256:x"}'])
-    def test_files_that_are_no_proposals(self, network, shared, text):
-        with pytest.raises(envelope.EnvelopeError):
-            type(promote(shared, {"router": sha256_of(b"r")}, None, 1, None)).parse(text)
-
-
-def listed_bytes(proposal, *signers) -> bytes:
-    """The admission list of a proposal with more signatures."""
-    data = proposal.listed
-    for who in signers:
-        data = envelope.cosign(data, "admission", who)
-    return data
-
-
-class TestSelection:
-    def test_the_head_decides_and_the_revoked_disappear_at_the_next(self, library, network, memory):
-        chains = network.train()
-        charter = follow(library, memory).charter
-        all_units = promoted(network, chains, back=2)
-        charter = publish(network, charter, promote(charter, all_units.units, 2, 600, None))
-        chosen = asyncio.run(select(library, charter, network.providers, NOW_S))
-        assert (chosen.policy, chosen.resolved.top_k) == (HEAD, 2)
-        assert {name: unit.checkpoint for name, unit in chosen.resolved.units.items()} == all_units.units
-        assert all(unit.step == TARGET // 2 and unit.providers for unit in chosen.resolved.units.values())
-        fewer = promoted(network, chains, "cluster-0", "router")
-        charter = publish(network, charter, promote(charter, fewer.units, None, 600, None), now_s=NOW_S + 1)
-        chosen = asyncio.run(select(library, follow(library, memory).charter, network.providers, NOW_S + 1))
-        assert list(chosen.resolved.units) == ["cluster-0", "router"]
-        assert "without cluster-1" in chosen.why
-        assert json.loads(json.dumps(chosen.why))
-        with pytest.raises(UnavailableError, match="cluster-1 is not in the curators' head"):
-            asyncio.run(select(library, charter, network.providers, NOW_S, Wish(experts="0,1,router")))
-        latest = asyncio.run(select(library, charter, network.providers, NOW_S, Wish(LATEST)))
-        assert list(latest.resolved.units) == ["cluster-0", "cluster-1", "router"]
-        assert "not the curators' head 2" in latest.why
-
-    def test_without_a_head_the_newest(self, library, network, memory):
-        network.train()
-        charter = follow(library, memory).charter
-        chosen = asyncio.run(select(library, charter, network.providers, NOW_S, Wish(experts="router 1")))
-        assert (chosen.policy, list(chosen.resolved.units)) == (LATEST, ["cluster-1", "router"])
-        assert "no head of the curators names an ensemble" in chosen.why
-        with pytest.raises(UnavailableError, match="have promoted no ensemble"):
-            choose_policy(charter, Wish(HEAD), NOW_S)
-        bare = charter.adopt(head(network, charter, 1))
-        assert choose_policy(bare, Wish(), NOW_S)[0] == LATEST
-
-    def test_a_promoted_checkpoint_that_does_not_verify_is_refused_by_name(self, library, network, memory):
-        """Curators may be mistaken: a checkpoint by somebody who never was admitted stays out."""
-        chains = network.train()
-        charter = follow(library, memory).charter
-        only_ben = Admission(policy="list", keys=(BEN.peer_id,))
-        charter = publish(network, charter, amend(charter, CURATOR, NOW_S, admission=only_ben))
-        proposal = promote(
-            charter, promoted(network, chains).units, None, 600, network.bytes_of(charter.head.admission)
-        )
-        charter = publish(network, charter, proposal, now_s=NOW_S + 1)
-        with pytest.raises(LineageError, match=r"of cluster-0 does not hold.*does not admit"):
-            asyncio.run(select(library, charter, network.providers, NOW_S))
-
-    def test_lineages_as_they_stood_then(self, library, network):
-        network.train()
-        unit = asyncio.run(resolve(library, network.run, network.providers)).units["cluster-0"]
-        half = TARGET // 2
-        assert [as_of(unit, str(step)).step for step in (half - 1, half, TARGET - 1, TARGET)] == [0, half, half, TARGET]
-        moments = [NOW_S + half - 1, NOW_S + half, NOW_S + TARGET]
-        texts = [governance_time(moment) for moment in moments]
-        assert [as_of(unit, text).step for text in texts] == [0, half, TARGET]
-        assert as_of(unit, "2027-01-15").step == TARGET
-        assert as_of(unit, "2027-01-14").step == 0
-        assert as_of(unit, "") is unit
-
-    def test_moments_as_people_write_them(self):
-        assert moment_s("2027-01-15T08:00:00Z") == NOW_S
-        assert moment_s("2027-01-15T08:00") == NOW_S
-        assert moment_s("2027-01-15T09:00+01:00") == NOW_S
-        assert moment_s("2027-01-15") == NOW_S + 16 * 3600 - 1
-
-    @pytest.mark.parametrize(
-        "wish", [{"policy": "newest"}, {"at": "yesterday"}, {"at": "2026-13-01"}, {"policy": HEAD, "at": "4"}]
-    )
-    def test_wishes_that_make_no_sense(self, wish):
-        with pytest.raises(UsageError):
-            Wish(**wish)
-
-    @pytest.mark.parametrize("experts", ["7", "router,moon", "cluster-x"])
-    def test_units_the_run_does_not_have(self, network, experts):
-        with pytest.raises(UsageError, match="this run has no"):
-            Wish(experts=experts).units(network.genesis)
-
-
-def governance_time(moment: int) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(moment, UTC).isoformat()
