@@ -6,13 +6,15 @@ Takes lines {"arguments": [...], "said": FILE} on stdin, one command after the o
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 
-import paris.node.light
-import paris.registry.assemble
 from paris.node.cli.app import app
+
+for module in ("paris.node.light", "paris.registry.assemble", "paris.registry.selection", "paris.node.peer"):
+    importlib.import_module(module)
 
 
 def run(arguments: list[str], said: str) -> int:
