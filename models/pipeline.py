@@ -318,7 +318,7 @@ def write_index(
     codec: str,
     text: dict[str, Any],
     *,
-    scheduler: bool = False,
+    shift: float | None = None,
     objectives: Sequence[Mapping[str, str]] | None = None,
     measured: Mapping[str, Any] | None = None,
     absent: Sequence[int] = (),
@@ -330,7 +330,7 @@ def write_index(
         experts: number of expert_<k> folders.
         codec: kind of codec.
         text: kind, name, sha256 and tokens of the text encoder.
-        scheduler: also write scheduler/scheduler_config.json.
+        shift: also write scheduler/scheduler_config.json, of steps with this time shift.
         objectives: {objective, noise_schedule} of every expert; None means that all predict flow velocity.
         measured: `top_k` and `router_temperature`, where a run has measured them.
         absent: experts whose folders are missing on purpose, by number.
@@ -342,8 +342,8 @@ def write_index(
         index["objectives"] = [dict(names) for names in objectives]
     write_json(index, folder / INDEX)
     write_json(text, folder / TEXT)
-    if scheduler:
-        FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    if shift is not None:
+        FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
 
 
 def remember(folder: Path, **measured: Any) -> None:

@@ -126,9 +126,10 @@ def _lay_out(
             objectives = [Prediction.of(recipe.model_dump()).names() for recipe in recipes]
             absent = [k for k in range(len(genesis.clusters)) if f"cluster-{k}" not in manifests]
             measured = {"top_k": resolved.top_k} if resolved.top_k else None
+            shift = float(genesis.training.expert.time_shift)
             write_index(
                 staging, len(genesis.clusters), genesis.codec.kind, text,
-                scheduler=True, objectives=objectives, measured=measured, absent=absent,
+                shift=shift, objectives=objectives, measured=measured, absent=absent,
             )  # fmt: skip
         _write_provenance(library, resolved, staging / "provenance")
         replace_directory(staging, folder)

@@ -149,7 +149,7 @@ def test_folder_assembled_from_parts_opens(folder, tmp_path):
     assembled = tmp_path / "assembled"
     for part in ("expert_0", "expert_1", "router"):
         shutil.copytree(folder / part, assembled / part)
-    write_index(assembled, 2, "pixels", json.loads((folder / "text_encoder.json").read_text()), scheduler=True)
+    write_index(assembled, 2, "pixels", json.loads((folder / "text_encoder.json").read_text()), shift=1.0)
     assert len(ParisPipeline.from_pretrained(assembled).ensemble) == 2
 
 
