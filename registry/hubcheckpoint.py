@@ -163,7 +163,7 @@ def _files(
     for digest, segment in zip(lineage.digests, lineage.segments, strict=True):
         path = f"provenance/{unit}-{segment.to_step:08d}.checkpoint.json"
         files[path] = store.get_bytes(digest, LIMITS.blob_bytes)
-    files[SCHEDULER] = _scheduler()
+    files[SCHEDULER] = _scheduler(genesis)
     if sheet := contact_sheet(store, genesis, unit):
         files[f"{folder}/{SHEET}"] = sheet
     return files, {**digests, **_described(files)}
@@ -176,11 +176,12 @@ def _content(store: Store, entry: FileEntry) -> Path | bytes | None:
     return path if entry.name.endswith(".safetensors") else store.get_bytes(entry.sha256, SMALL_BYTES)
 
 
-def _scheduler() -> bytes:
-    """The sampler's settings, as diffusers reads them."""
+def _scheduler(genesis: Genesis) -> bytes:
+    """The sampler's settings, as diffusers reads them: its times are shifted as those of the training were."""
     from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: PLC0415 - seconds, and only who publishes needs it
 
-    return str(FlowMatchEulerDiscreteScheduler().to_json_string()).encode()
+    shift = float(genesis.training.expert.time_shift)
+    return str(FlowMatchEulerDiscreteScheduler(shift=shift).to_json_string()).encode()
 
 
 def _described(files: Mapping[str, Path | bytes]) -> dict[str, Lying]:
