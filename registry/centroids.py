@@ -1,8 +1,8 @@
 """Where the clusters of a run lie, so that anybody can say to which one a new sample belongs.
 
-Saved as safetensors beside the shards, and part of the run's data: `centroids` (M, D), `prices` (M), `cluster` (M), and
-in the metadata the features that made the vectors. A vector x belongs to `cluster[argmax(centroids @ x - prices)]`; M
-is K, or with two stages the number of cells.
+Saved as safetensors beside the shards, and part of the run's data: `centroids` (M, D), `prices` (M), `cluster` (M), for
+centred parts `mean.<part>` (D), and in the metadata the features that made the vectors. A vector x belongs to
+`cluster[argmax(centroids @ x - prices)]`; M is K, or with two stages the number of cells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,15 +56,16 @@ class Centroids:
             labels_G[start : start + rows] = self.cluster_M[np.argmax(similarity_BM, axis=1)]
         return labels_G
 
-    def save(self, path: Path, note: Mapping[str, object]) -> None:
-        """Write the points and what is to be known about their features."""
+    def save(self, path: Path, note: Mapping[str, object], means: Mapping[str, Vectors]) -> None:
+        """Write the points, what is to be known about their features, and what those took off."""
         tensors = {"centroids": self.vectors_MD, "prices": self.prices_M, "cluster": self.cluster_M}
         whole = {name: np.ascontiguousarray(tensor, _TENSORS[name]) for name, tensor in tensors.items()}
+        whole |= {f"mean.{name}": mean for name, mean in means.items()}
         atomic.write_bytes(path, save(whole, {"paris": json.dumps(note, sort_keys=True)}))
 
     @classmethod
-    def load(cls, path: Path) -> tuple[Centroids, dict[str, str]]:
-        """Read points and note.
+    def load(cls, path: Path) -> tuple[Centroids, dict[str, Any], dict[str, Vectors]]:
+        """Read points, note and means.
 
         Raises:
             VerificationError: the file holds no such points.
@@ -73,10 +74,12 @@ class Centroids:
             with safe_open(path, "numpy") as file:
                 found = cls(*(file.get_tensor(name) for name in _TENSORS))
                 note = json.loads((file.metadata() or {}).get("paris", "{}"))
+                names = [name for name in file.keys() if name.startswith("mean.")]  # noqa: SIM118 - no dictionary
+                means = {name.removeprefix("mean."): file.get_tensor(name) for name in names}
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             why = f"{error}".partition("\n")[0]
             raise VerificationError(f"{path} holds no centroids", why, "Fetch the run's data again") from error
         points = len(found.vectors_MD)
         if found.vectors_MD.ndim != 2 or found.prices_M.shape != (points,) or found.cluster_M.shape != (points,):
             raise VerificationError(f"{path} holds no centroids", "its tensors do not fit each other", "Fetch it again")
-        return found, note if isinstance(note, dict) else {}
+        return found, note if isinstance(note, dict) else {}, means

@@ -143,6 +143,11 @@ def cluster(
     return _named(survey, labels_G, sizes_K, trained)
 
 
+def cut_up(survey: Survey, count: int, cut: Cut) -> Clustering:
+    """Partition as a `Cut` says, see `cluster`."""
+    return cluster(survey, count, seed=cut.seed, balance=cut.balance, fine=cut.fine, spherical=cut.spherical)
+
+
 def _trained(vectors_GD: Vectors, samples_G: Sizes, count: int, cut: Cut) -> tuple[Centroids, Labels | None]:
     """Return the centroids, and the labels too where all groups took part."""
     every = -(-len(vectors_GD) // TRAIN_GROUPS)

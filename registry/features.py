@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Final, Protocol
 
@@ -51,6 +51,10 @@ class Features(Protocol):
     def vectors(self, catalogue: Catalogue, progress: Progress) -> Vectors:
         """Return (groups, D) float32 with rows of unit length."""
 
+    @property
+    def means(self) -> Mapping[str, Vectors]:
+        """What was taken off each part's vectors, (D,) by name, so that new samples can be seen in the same way."""
+
 
 class TextFeatures:
     """The sentence vector of what a group's captions share; equal texts are encoded once.
@@ -63,6 +67,7 @@ class TextFeatures:
 
     def __init__(self, encoder: TextEncoder, cache: LookCache | None = None, name: str = TEXT) -> None:
         self.name, self._encoder, self._cache = name, encoder, cache or LookCache()
+        self.means: Mapping[str, Vectors] = {}
 
     def see(self, group: int, sample: Sample, catalogue: Catalogue) -> None:
         """Do nothing: the catalogue keeps the texts."""
@@ -116,10 +121,14 @@ class ImageFeatures:
     Args:
         encoder: of pictures; used here only for samples that come without its vector.
         centred: whether the mean of the whole data is taken off, for vectors that all point one way.
+        means: what to take off instead, by name, for samples that join other data.
     """
 
-    def __init__(self, encoder: ImageEncoder, *, centred: bool = False) -> None:
+    def __init__(
+        self, encoder: ImageEncoder, *, centred: bool = False, means: Mapping[str, Vectors] | None = None
+    ) -> None:
         self._encoder, self._centred = encoder, centred
+        self.means = {name: mean for name, mean in (means or {}).items() if name == encoder.name}
         self._sums: Rows | None = None
 
     @property
@@ -141,9 +150,11 @@ class ImageFeatures:
         assert self._sums is not None
         found = to_units(self._sums.array(catalogue.groups))
         if self._centred:
-            mean_D = np.sum([rows.sum(axis=0, dtype=np.float64) for rows in blocks(found)], axis=0) / len(found)
+            if self.name not in self.means:
+                sum_D = np.sum([rows.sum(axis=0, dtype=np.float64) for rows in blocks(found)], axis=0)
+                self.means = {self.name: (sum_D / len(found)).astype(np.float32)}
             for rows in blocks(found):
-                np.subtract(rows, mean_D.astype(np.float32), out=rows)
+                np.subtract(rows, self.means[self.name], out=rows)
             found = to_units(found)
         progress("encode", len(found), len(found))
         return found
@@ -162,6 +173,11 @@ class CombinedFeatures:
     def __init__(self, parts: Sequence[tuple[Features, float]], name: str | None = None) -> None:
         self._parts = parts
         self.name = name or "+".join(part.name for part, _ in parts)
+
+    @property
+    def means(self) -> Mapping[str, Vectors]:
+        """The parts'."""
+        return {name: mean for part, _ in self._parts for name, mean in part.means.items()}
 
     def see(self, group: int, sample: Sample, catalogue: Catalogue) -> None:
         """Show the sample to every part."""
@@ -193,6 +209,7 @@ class Survey:
         features: name of the features.
         digest_hex: SHA-256 over all samples (key, group, caption, picture) in order: equal data, equal digest.
         catalogue: of the samples; None where there are only groups.
+        means: what the features took off, see `Features.means`.
     """
 
     groups: Sequence[str]
@@ -202,6 +219,7 @@ class Survey:
     features: str
     digest_hex: str
     catalogue: Catalogue | None = None
+    means: Mapping[str, Vectors] = field(default_factory=dict)
 
 
 _PART = re.compile(r"(?P<name>[a-z0-9-]+)(:(?P<weight>0?\.[0-9]+|1(\.0*)?))?")
@@ -257,6 +275,7 @@ def open_features(
     images: Sequence[ImageEncoder] | None = None,
     cache: LookCache | None = None,
     weights: Mapping[str, str] | None = None,
+    means: Mapping[str, Vectors] | None = None,
 ) -> Features:
     """Return the features called `spec`, see `parse_features`.
 
@@ -267,6 +286,7 @@ def open_features(
         images: the picture encoders, if they are open already.
         cache: what was encoded before.
         weights: folders of weights by encoder, see `open_image_encoder`.
+        means: what other data's features took off, see `Features.means`.
 
     Raises:
         UsageError: there are no such features.
@@ -280,7 +300,7 @@ def open_features(
             text = encoder if name == TEXT else _other_text(name, weights or {})
             parts.append((TextFeatures(text, cache, name), share))
         else:
-            parts.append((ImageFeatures(opened[name], centred=name == "pixels"), share))
+            parts.append((ImageFeatures(opened[name], centred=name == "pixels", means=means), share))
     return parts[0][0] if len(parts) == 1 else CombinedFeatures(parts, spec)
 
 
@@ -291,7 +311,12 @@ def text_encoders(spec: str, encoder: TextEncoder, weights: Mapping[str, str] | 
 
 
 @functools.cache
-def _opened_text(kind: str, name: str, tokens: int) -> TextEncoder:
+def opened_text(kind: str, name: str, tokens: int) -> TextEncoder:
+    """Return a text encoder, opened once.
+
+    Raises:
+        ResourceError: it is not here.
+    """
     try:
         return open_text_encoder(kind, name, tokens)
     except TextEncoderError as error:
@@ -300,7 +325,7 @@ def _opened_text(kind: str, name: str, tokens: int) -> TextEncoder:
 
 def _other_text(name: str, weights: Mapping[str, str]) -> TextEncoder:
     kind, published, tokens = _OTHER_TEXTS[name]
-    return _opened_text(kind, weights.get(name, published), tokens)
+    return opened_text(kind, weights.get(name, published), tokens)
 
 
 def survey(
@@ -333,7 +358,16 @@ def survey(
     progress("read", catalogue.samples, catalogue.samples)
     vectors = features.vectors(catalogue, progress)
     sizes = catalogue.sizes()
-    return Survey(catalogue.names(), sizes, catalogue.texts(), vectors, features.name, digest.hexdigest(), catalogue)
+    return Survey(
+        catalogue.names(),
+        sizes,
+        catalogue.texts(),
+        vectors,
+        features.name,
+        digest.hexdigest(),
+        catalogue,
+        features.means,
+    )
 
 
 def fingerprint(sample: Sample) -> bytes:

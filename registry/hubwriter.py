@@ -78,6 +78,7 @@ class HubWriter:
         token: None: the environment's.
         sleep: Waits for seconds.
         rng: Spreads retries.
+        kind: Of its repositories: "model" or "dataset".
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class HubWriter:
         token: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
+        kind: str = "model",
     ) -> None:
         self._endpoint, self._token = endpoint or str(constants.ENDPOINT), token
         self._api = HfApi(endpoint=self._endpoint, token=token, library_name="paris-node")
-        self._sleep, self._rng = sleep, rng or random.Random()
+        self._sleep, self._rng, self._kind = sleep, rng or random.Random(), kind
 
     def me(self) -> str:
         """The name this token belongs to.
@@ -133,7 +135,9 @@ class HubWriter:
         grown = index.grown(wanted.lying(), wanted.units, wanted.repositories)
         large = [CommitOperationAdd(p, str(data)) for p, data in wanted.files.items() if isinstance(data, Path)]
         for addition in large:
-            self._api.preupload_lfs_files(repository, [addition], num_threads=1, free_memory=False)
+            self._api.preupload_lfs_files(
+                repository, [addition], repo_type=self._kind, num_threads=1, free_memory=False
+            )
         small = {p: data for p, data in wanted.files.items() if isinstance(data, bytes)}
         small[INDEX] = grown.to_bytes()
         if wanted.seal:
@@ -141,15 +145,17 @@ class HubWriter:
             path, content = wanted.seal({**every, INDEX: sha256_of(small[INDEX])})
             small[path] = content
         additions = [*large, *(CommitOperationAdd(path, data) for path, data in small.items())]
-        made = self._api.create_commit(repository, additions, commit_message=wanted.title, parent_commit=head)
+        made = self._api.create_commit(
+            repository, additions, commit_message=wanted.title, parent_commit=head, repo_type=self._kind
+        )
         return Committed(repository, str(made.oid), made=True)
 
     def _head(self, repository: str) -> str:
         try:
-            return str(self._api.repo_info(repository).sha)
+            return str(self._api.repo_info(repository, repo_type=self._kind).sha)
         except RepositoryNotFoundError:
-            self._api.create_repo(repository, exist_ok=True)
-            return str(self._api.repo_info(repository).sha)
+            self._api.create_repo(repository, exist_ok=True, repo_type=self._kind)
+            return str(self._api.repo_info(repository, repo_type=self._kind).sha)
 
     def _index(self, repository: str, commit: str, run: str) -> Index:
         """The table of contents as of a commit; an empty one where there is none.
@@ -157,7 +163,8 @@ class HubWriter:
         Raises:
             HubError: the repository belongs to something else, which must not be written over.
         """
-        url = f"{self._endpoint}/{repository}/resolve/{commit}/{INDEX}"
+        kind = "datasets/" if self._kind == "dataset" else ""
+        url = f"{self._endpoint}/{kind}{repository}/resolve/{commit}/{INDEX}"
         headers = build_hf_headers(token=self._token, library_name="paris-node")
         answer = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
         if answer.status_code == 404:

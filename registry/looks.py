@@ -70,7 +70,8 @@ def batches(candidates: Iterable[Candidate]) -> Iterator[Batch]:
             one = hashlib.sha256(candidate.picture).digest()
             digest.update(one)
             count, size_bytes = count + 1, size_bytes + len(candidate.picture)
-            if one[-1] % BORDER_ONE_IN == 0 or count == BATCH_PICTURES or size_bytes >= BATCH_BYTES:
+            border = int.from_bytes(one[:4], "big") % BORDER_ONE_IN == 0
+            if border or count == BATCH_PICTURES or size_bytes >= BATCH_BYTES:
                 yield Batch(tuple(pending), digest.hexdigest())
                 pending, digest, count, size_bytes = [], hashlib.sha256(), 0, 0
     if pending:

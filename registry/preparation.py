@@ -7,19 +7,30 @@ anywhere, the same call goes on: looks and encoded texts are remembered batch by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from paris.models.text import TextEncoder
-from paris.protocol.errors import UsageError
+from paris.protocol.errors import UsageError, VerificationError
 from paris.registry import atomic
-from paris.registry.catalogue import Catalogue, explained_database_errors
-from paris.registry.centroids import CENTROIDS
-from paris.registry.clusters import Clustering, Cut, cluster
+from paris.registry.catalogue import Catalogue, Vectors, explained_database_errors
+from paris.registry.centroids import CENTROIDS, Centroids
+from paris.registry.choice import Row, choices
+from paris.registry.clusters import Clustering, Cut, cut_up
+from paris.registry.datareport import Sheets, write_report
 from paris.registry.encoders import HASH_NAME, ImageEncoder, open_image_encoder
-from paris.registry.features import Features, Progress, Survey, fingerprint, open_features, open_image_encoders, survey
+from paris.registry.features import (
+    Features,
+    Progress,
+    Survey,
+    fingerprint,
+    open_features,
+    open_image_encoders,
+    opened_text,
+    survey,
+)
 from paris.registry.judging import Filters, judge, read_samples
 from paris.registry.looks import Look, LookCache, Looker
 from paris.registry.samples import Rejects, Sample, Source
@@ -81,7 +92,13 @@ class Prepared:
 
 
 def look_around(
-    source: Source, wanted: Wanted, text: TextEncoder, work: Path, cache: Path, progress: Progress = lambda *_: None
+    source: Source,
+    wanted: Wanted,
+    text: TextEncoder,
+    work: Path,
+    cache: Path,
+    progress: Progress = lambda *_: None,
+    means: Mapping[str, Vectors] | None = None,
 ) -> Surveyed:
     """The first pass, and the vectors of all groups.
 
@@ -92,6 +109,7 @@ def look_around(
         work: folder of this one preparation.
         cache: folder of looks, for preparations of all kinds.
         progress: told ("read", ...), then ("encode", ...).
+        means: what other data's features took off, to see samples as those did.
 
     Raises:
         UsageError: there is no usable sample, or no such features.
@@ -101,7 +119,7 @@ def look_around(
     encoders = _encoders(wanted)
     looks = LookCache(cache)
     features: Features = open_features(
-        wanted.features, text, images=encoders, cache=looks, weights=dict(wanted.weights)
+        wanted.features, text, images=encoders, cache=looks, weights=dict(wanted.weights), means=means
     )
     if wanted.engine == "ray":
         from paris.registry.scale import Ahead  # noqa: PLC0415 (an extra)
@@ -143,16 +161,87 @@ def prepare(
     seen = look_around(source, wanted, text, work, cache, progress)
     clustering = cut_up(seen.survey, count, wanted.cut)
     refuse_impossible(seen.survey, clustering)
-    clusters = write_shards(reread(source, seen.survey), seen.survey, clustering, work, progress=progress)
+    sheets = Sheets(seen.survey, clustering)
+    samples = sheets.watch(reread(source, seen.survey))
+    clusters = write_shards(samples, seen.survey, clustering, work, progress=progress)
+    write_report(work, source.name, seen.survey, clustering, sheets, seen.rejects)
     assert clustering.centroids is not None
-    note = {"features": seen.survey.features, "text": text.identity(), "weights": dict(wanted.weights)}
-    clustering.centroids.save(work / CENTROIDS, note)
+    note = {"features": wanted.features, "text": {**text.identity(), "tokens": text.tokens}}
+    clustering.centroids.save(work / CENTROIDS, note, seen.survey.means)
     return Prepared(seen.survey, clustering, clusters, [*shard_names(clusters), CENTROIDS], seen.rejects)
 
 
-def cut_up(found: Survey, count: int, cut: Cut) -> Clustering:
-    """Cluster what was found, see `paris.registry.clusters.cluster`."""
-    return cluster(found, count, seed=cut.seed, balance=cut.balance, fine=cut.fine, spherical=cut.spherical)
+def compare(
+    source: Source,
+    counts: Sequence[int],
+    wanted: Wanted,
+    text: TextEncoder,
+    work: Path,
+    cache: Path,
+    progress: Progress = lambda *_: None,
+    report: int | None = None,
+) -> tuple[list[Row], Surveyed]:
+    """Say what each number of clusters would be, see `choice.py`, and write a page about one of them.
+
+    Args:
+        source: of captioned pictures or clips.
+        counts: the Ks.
+        wanted: features, filters, engine.
+        text: the text encoder of the run to come.
+        work: folder of the survey.
+        cache: folder of looks.
+        progress: told of the stages of `look_around`, then ("cluster", Ks done, all Ks).
+        report: the K to write `report.html` and `report.png` about, into the work folder; None: no page.
+
+    Raises:
+        UsageError: as `look_around`, or the page's K is impossible.
+    """
+    seen = look_around(source, wanted, text, work, cache, progress)
+    rows = list(choices(seen.survey, counts, wanted.cut, text, progress))
+    if report:
+        clustering = cut_up(seen.survey, report, wanted.cut)
+        sheets = Sheets(seen.survey, clustering)
+        for _ in sheets.watch(reread(source, seen.survey)):
+            pass
+        write_report(work, source.name, seen.survey, clustering, sheets, seen.rejects, rows)
+    return rows, seen
+
+
+def assign(
+    source: Source,
+    centroids: Path,
+    weights: Mapping[str, str],
+    work: Path,
+    cache: Path,
+    progress: Progress = lambda *_: None,
+) -> tuple[Iterator[tuple[str, int]], Surveyed]:
+    """Say which cluster of an existing run each sample of a source belongs to: (key, cluster), in order.
+
+    Args:
+        source: of captioned pictures or clips.
+        centroids: the file that lies beside the run's shards.
+        weights: of encoders, as they were used for the run.
+        work: folder of this assignment.
+        cache: folder of looks.
+        progress: told of the stages of `look_around`.
+
+    Raises:
+        VerificationError: the file holds no centroids, or those of other features than can be seen here.
+        UsageError: there is no usable sample.
+    """
+    points, note, means = Centroids.load(centroids)
+    wanted = Wanted(str(note.get("features", "text")), weights=tuple(sorted(weights.items())))
+    text = opened_text(*(note.get("text", {}).get(part) for part in ("kind", "name", "tokens")))
+    seen = look_around(source, wanted, text, work, cache, progress, means)
+    if seen.survey.vectors.shape[1] != points.vectors_MD.shape[1]:
+        raise VerificationError(
+            "these centroids lie among other vectors",
+            f"they have {points.vectors_MD.shape[1]} numbers, the samples {seen.survey.vectors.shape[1]}",
+            "Use the weights of encoders (--encoder) that the run was made with",
+        )
+    labels_G, catalogue = points.assign(seen.survey.vectors), seen.survey.catalogue
+    assert catalogue is not None
+    return ((row.key, int(labels_G[row.group])) for row in catalogue.rows()), seen
 
 
 def reread(source: Source, found: Survey) -> Iterator[Sample]:

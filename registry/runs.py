@@ -32,7 +32,7 @@ from paris.registry.trainable import recipe_problem
 
 Progress = Callable[[str, int, int], None]
 
-PACKAGED_STARTS = {"tiny": "base"}
+PACKAGED_STARTS = {"tiny": "base", "video-tiny": "video-base"}
 """Folder of the start that comes with the package, by the preset it is of."""
 
 PACKAGED_CODEC = "autoencoder"
@@ -114,9 +114,11 @@ def create_run(
     """
     preset = EVERY_PRESET[choices.preset]
     rules = _rules(choices, preset, store)
-    text = _open_text(preset)
+    text = open_text_of(preset)
     wanted = replace(choices.wanted, features=choices.features)
-    prepared = prepare(source, choices.clusters, wanted, text, work, cache or work.parent / "cache", progress)
+    prepared = prepare(
+        source, choices.clusters, wanted, text, work, cache or looks_folder(work.parent.parent), progress
+    )
     data, trained = store.add_tree(work, prepared.files), sum(c.samples for c in prepared.clusters)
     genesis = Genesis.parse(
         {
@@ -180,7 +182,12 @@ def _rules(choices: Choices, preset: Preset, store: Store) -> _Rules:
         raise UsageError("this run cannot be made as asked", error.why, "Correct what is named there") from error
 
 
-def _open_text(preset: Preset) -> TextEncoder:
+def open_text_of(preset: Preset) -> TextEncoder:
+    """Return the text encoder of a preset.
+
+    Raises:
+        ResourceError: it is not here.
+    """
     kind, name = TEXT_ENCODERS[preset.expert["text_dim"]]
     try:
         return open_text_encoder(kind, name, preset.text_tokens)
@@ -265,6 +272,11 @@ def work_folder(home: Path, source: str, choices: Choices) -> Path:
     asked = f"{source} {choices.clusters} {choices.preset} {choices.features} {choices.wanted}"
     name = hashlib.sha256(asked.encode()).hexdigest()[:16]
     return home / "create" / name
+
+
+def looks_folder(home: Path) -> Path:
+    """Where what was seen in pictures and encoded of captions is kept, for all creations."""
+    return home / "create" / "cache"
 
 
 def fetched_folder(home: Path) -> Path:

@@ -147,6 +147,11 @@ class _Encoding:
         """The features' own."""
         return self.features.name
 
+    @property
+    def means(self) -> Mapping[str, Vectors]:
+        """The features' own."""
+        return self.features.means
+
     def see(self, group: int, sample: Sample, catalogue: Catalogue) -> None:
         """Show the sample to the features."""
         self.features.see(group, sample, catalogue)

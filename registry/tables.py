@@ -127,7 +127,8 @@ class ParquetPart:
                 batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[self.group])
                 yield from rows.judged(enumerate((row for b in batches for row in b.to_pylist()), first), rejects)
         except (OSError, ValueError, pa.ArrowException) as error:
-            rejects.add(self.file.name, f"unreadable table: {error}", self.file.name)
+            where = f"{self.file.name}, row group {self.group}"
+            rejects.add(where, f"unreadable table: {error}", self.file.name)
 
 
 @dataclass(frozen=True)

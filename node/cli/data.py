@@ -1,4 +1,4 @@
-"""`paris-node data fetch`: a run's verified shards, to look at them, or for `distill` and `calibrate`."""
+"""`paris-node data`: data before, in and beside runs; here `fetch`, a run's verified shards."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from paris.node.cli.options import (
     RunKeyArgument,
     UpOption,
 )
+from paris.node.cli.prospect import assign, push, survey
 from paris.node.console import emit, err, errors_to_exit_codes, out, progress_bar
 from paris.node.settings import Settings
 from paris.protocol.errors import UsageError
+from paris.registry.centroids import CENTROIDS
 from paris.registry.runkey import RunKey
 
 if TYPE_CHECKING:
     from paris.protocol.records import Genesis
 
-app = typer.Typer(help="The data of a run.", no_args_is_help=True)
-
-
-@app.callback()
-def _data() -> None:
-    """Keep `fetch` a command of its own."""
+app = typer.Typer(help="Data before a run, in it, and beside it.", no_args_is_help=True)
+app.command()(survey)
+app.command()(assign)
+app.command()(push)
 
 
 @app.command("fetch")
@@ -80,11 +80,11 @@ async def _fetch(
             task = bar.add_task("fetching, Ctrl-C is safe", total=total_mb, unit="MB")
             fetched = await library.files(chosen.files, providers, lambda size: bar.advance(task, size / 1e6))
         await asyncio.to_thread(library.store.checkout, chosen, folder)
-    err.print(f"  {len(chosen.files)} shards of {genesis.data.name}, licence: {genesis.data.license}", markup=False)
+    err.print(f"  {len(chosen.files)} files of {genesis.data.name}, licence: {genesis.data.license}", markup=False)
     return {
         "run": str(key),
         "folder": str(folder),
-        "shards": sorted(entry.name for entry in chosen.files),
+        "shards": sorted(entry.name for entry in chosen.files if entry.name != CENTROIDS),
         "bytes": sum(entry.size for entry in chosen.files),
         "fetched_bytes": fetched,
         "license": genesis.data.license,
@@ -97,4 +97,4 @@ def _wanted(genesis: Genesis, clusters: list[int], *, holdout: bool) -> set[str]
         numbers = ", ".join(map(str, sorted(known)))
         raise UsageError(f"the run has no cluster {unknown[0]}", hint=f"Its clusters are {numbers}")
     chosen = [known[number] for number in clusters] if clusters else genesis.clusters
-    return {name for c in chosen for name in (c.holdout if holdout else (*c.shards, *c.holdout))}
+    return {CENTROIDS, *(name for c in chosen for name in (c.holdout if holdout else (*c.shards, *c.holdout)))}

@@ -107,15 +107,21 @@ def wanted_of(
 ) -> Wanted:
     """Put a person's options together, and refuse what makes no sense before the data are read."""
     from paris.registry.clusters import Cut
-    from paris.registry.encoders import NETWORKS
     from paris.registry.features import parse_features
     from paris.registry.judging import Filters
     from paris.registry.preparation import Wanted
 
     parse_features(features)
-    weights = _pairs(encoder, "--encoder", {*NETWORKS, "mobilenet", "minilm", "clip-text"})
     filters = Filters(min_px, max_aspect, min_caption, max_caption, letters, dedupe)
-    return Wanted(features, filters, tuple(sorted(weights.items())), Cut(0, balance, fine, not euclidean), engine)
+    weights = tuple(sorted(weights_of(encoder).items()))
+    return Wanted(features, filters, weights, Cut(0, balance, fine, not euclidean), engine)
+
+
+def weights_of(encoder: Sequence[str] | None) -> dict[str, str]:
+    """Return the folders of weights by encoder."""
+    from paris.registry.encoders import NETWORKS
+
+    return _pairs(encoder, "--encoder", {*NETWORKS, "mobilenet", "clip-text"})
 
 
 def _pairs(given: Sequence[str] | None, option: str, known: set[str]) -> dict[str, str]:

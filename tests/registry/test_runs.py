@@ -304,7 +304,7 @@ def test_a_number_beyond_json_is_a_typing_mistake_and_no_attack(choices, tmp_pat
 
 @pytest.mark.parametrize("preset", ["dit-b-2", "dit-xl-2"])
 def test_a_preset_without_a_packaged_autoencoder_asks_for_one(tmp_path, monkeypatch, preset):
-    monkeypatch.setattr(runs, "_open_text", lambda _preset: None)
+    monkeypatch.setattr(runs, "open_text_of", lambda _preset: None)
     error = refused(Choices.default("large", 2, preset), tmp_path, "needs an autoencoder")
     assert "--codec" in error.hint
     given = replace(Choices.default("large", 2, preset), codec=tmp_path / "nowhere")
