@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +24,9 @@ from paris.models.checkpoints import CheckpointError, load_state
 from paris.models.distributed import local_device
 from paris.models.precision import affordable
 from paris.models.training import NonFiniteError, Trainer
+from paris.protocol import envelope
 from paris.protocol.errors import ParisError
+from paris.protocol.genesis import Genesis
 from paris.protocol.records import Checkpoint
 from paris.registry.evidence import TRAIN, Evidence, in_words
 from paris.registry.findings import Check, begun_from
@@ -79,7 +83,8 @@ async def replay_segment(evidence: Evidence, unit: ResolvedUnit, index: int) -> 
         ground = await _ground(evidence, unit, index)
         if ground is None:
             return Replayed(None, f"{name}: nobody holds the training state they began with any more")
-        return await asyncio.to_thread(_execute, evidence, unit.unit, ground)
+        recipes = await _recipes(evidence, unit.unit, segment)
+        return await asyncio.to_thread(_execute, evidence, unit.unit, ground, recipes)
     except (CheckpointError, NonFiniteError) as error:
         return Replayed(Check("replay", ok=False, detail=f"{name}: {error}", level="replayed"))
     except ParisError as error:
@@ -115,8 +120,36 @@ async def _ground(evidence: Evidence, unit: ResolvedUnit, index: int) -> Ground 
     return Ground(segment, cache, state, weights, claimed_state, await evidence.weights(unit, index))
 
 
-def _execute(evidence: Evidence, unit: str, ground: Ground) -> Replayed:
-    segment, recipe = ground.segment, evidence.genesis.recipe(unit).model_dump(mode="json")
+async def _recipes(evidence: Evidence, unit: str, segment: Checkpoint) -> list[dict[str, Any]]:
+    """The unit's recipe, and as earlier versions of the genesis had it where the learning rate follows the steps.
+
+    Which version its builder followed no statement says.
+    """
+    recipes = {recipe.steps: recipe for recipe in [evidence.genesis.recipe(unit)]}
+    charter = evidence.resolved.charter
+    for digest in reversed(charter.versions[:-1]) if charter else ():
+        signed = envelope.verify(await evidence.library.blob(digest, evidence.providers), "genesis")
+        recipe = Genesis.parse(signed.payload).recipe(unit)
+        if recipe.schedule != "constant" and recipe.steps >= segment.to_step:
+            recipes.setdefault(recipe.steps, recipe)
+    return [recipe.model_dump(mode="json") for recipe in recipes.values()]
+
+
+def _execute(evidence: Evidence, unit: str, ground: Ground, recipes: Sequence[dict[str, Any]]) -> Replayed:
+    """Execute by each recipe until one comes out equal; otherwise the nearest counts."""
+    nearest: Replayed | None = None
+    for recipe in recipes:
+        found = _execute_by(evidence, unit, ground, recipe)
+        if found.equal or found.deviation is None:
+            return found
+        if nearest is None or nearest.deviation is None or found.deviation < nearest.deviation:
+            nearest = found
+    assert nearest
+    return nearest
+
+
+def _execute_by(evidence: Evidence, unit: str, ground: Ground, recipe: dict[str, Any]) -> Replayed:
+    segment = ground.segment
     precision, threads = _precision(segment, recipe["precision"]), _threads(segment)
     be_deterministic()
     trainer = new_trainer(

@@ -166,9 +166,7 @@ def _differences(charter: Charter, proposal: Proposal) -> tuple[list[str], Genes
                 lines += _changed(name, before[name], after[name])
         pairs = ((old.training.expert, new.training.expert), (old.training.router, new.training.router))
         if any(was.steps != now.steps and was.schedule != "constant" for was, now in pairs):
-            lines.append(
-                "mind: the learning rate follows the steps; what was trained by the old number replays otherwise"
-            )
+            lines.append("mind: the learning rate follows the steps: where its decay had begun, it rises again")
     elif proposal.listed:
         listed = AdmissionList.parse(envelope.verify(proposal.listed, "admission").payload)
         admission = listed.admission
