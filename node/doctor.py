@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from paris.registry.runkey import RunKey
 if TYPE_CHECKING:
     from paris.node.bootstrap import Source, Tried
     from paris.protocol.transport.clock import Skew
+    from paris.registry.governance import Governance
 
 ENOUGH_DISK_BYTES = 5 * 10**9
 ENOUGH_MEMORY_BYTES = 3 * 10**9
@@ -133,7 +135,9 @@ async def _look_at_network(settings: Settings, key: RunKey | None, findings: lis
     from paris.node.bootstrap import Sources
     from paris.node.peer import SwarmNetwork, named, passing
     from paris.node.peercache import PeerCache
+    from paris.node.survey import peer_names
     from paris.protocol.transport.dht import Swarm
+    from paris.registry.governance import Governance
     from paris.registry.library import Library
     from paris.registry.resolve import load_genesis
 
@@ -155,6 +159,10 @@ async def _look_at_network(settings: Settings, key: RunKey | None, findings: lis
                 library = Library(home.store, SwarmNetwork(swarm))
                 genesis = await load_genesis(library, key.run, hints=(*key.peers, *settings.peers))
                 findings.append(Finding("run", "ok", f"{genesis.name!r} answers, {len(genesis.units())} units"))
+                governance = await Governance.recall(library, key.run, genesis, home.charter(key.run))
+                now_s = time.time()
+                await governance.refresh(now_s, tuple(await peer_names(library, key.run)))
+                findings.append(curators_finding(governance, now_s))
 
 
 def source_finding(source: Source, tried: Tried) -> Finding:
@@ -187,6 +195,21 @@ def addresses_finding(addrs: Sequence[str], settings: Settings) -> Finding:
         return Finding(ADDRESSES, "warning", detail, cure)
     cure = "Leave --listen out, or listen on /ip4/0.0.0.0/tcp/0."
     return Finding(ADDRESSES, "warning", f"only this machine can reach it ({listed or 'no address'})", cure)
+
+
+def curators_finding(governance: Governance, now_s: float) -> Finding:
+    """What the curators say now, and whether it still counts."""
+    from paris.node.follower import in_words
+
+    charter = governance.charter
+    detail = in_words(charter, now_s)
+    if governance.troubles:
+        cure = "Ask again later, through other peers; what was verified before stays so."
+        return Finding("curators", "warning", f"{detail}; {'; '.join(governance.troubles)}", cure)
+    if charter.head and not charter.live(now_s):
+        cure = "Training goes on; for an ensemble take --policy latest, or ask the curators to promote again."
+        return Finding("curators", "warning", detail, cure)
+    return Finding("curators", "ok", detail)
 
 
 def _reach(host: str) -> int:

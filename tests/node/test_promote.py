@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from paris.node.cli.amend import _changes, _differences
 from paris.node.cli.app import app
 from paris.node.curator import lasting_s, read_proposal, write_proposal
+from paris.node.doctor import curators_finding
 from paris.node.follower import Promise, in_words
 from paris.node.home import Home
 from paris.node.peer import now_s, open_peer
@@ -142,6 +143,22 @@ class TestWords:
         words = in_words(complete(sign(changed, charter, CURATOR, NOW_S), charter), NOW_S)
         assert words.startswith("genesis version 2; 1 keys may contribute")
 
+    def test_the_doctor_says_what_counts_and_what_is_over(self, charter) -> None:
+        def found(of: Charter, now: int, *troubles: str) -> tuple[str, str]:
+            finding = curators_finding(cast("Any", SimpleNamespace(charter=of, troubles=list(troubles))), now)
+            return finding.verdict, finding.detail
+
+        assert found(charter, NOW_S) == ("ok", in_words(charter, NOW_S))
+        amended = amend(charter, CURATOR, NOW_S, changes={"replicas": 3}, life_s=600)
+        after = complete(sign(amended, charter, CURATOR, NOW_S), charter)
+        assert found(after, NOW_S)[0] == "ok"
+        verdict, detail = found(after, NOW_S + 601)
+        assert verdict == "warning"
+        assert "EXPIRED" in detail
+        assert found(after, NOW_S, "nobody serves its list") == (
+            "warning", f"{in_words(after, NOW_S)}; nobody serves its list",
+        )  # fmt: skip
+
 
 STEPS = 60
 
@@ -235,6 +252,8 @@ def test_promote_revoke_and_expel_across_processes(story: Story) -> None:
             status = await story.command("status", story.key, home="old user")
             assert status["head"]["version"] == 3
             assert "everybody may contribute but 1" in status["curators"]
+            looked = await story.command("doctor", story.key, home="old user")
+            assert status["curators"] in {found["detail"] for found in looked["findings"] if found["verdict"] == "ok"}
         finally:
             await asyncio.gather(curator.end(), ada.end())
 
