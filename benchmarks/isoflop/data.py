@@ -33,9 +33,7 @@ ENCODE_BATCH = 256
 TRAIN, VALIDATION, TEST = range(3)
 SPLITS = ("train", "validation", "test")
 VALIDATION_ONE_IN = 20
-UNMIRRORED_GROUPS = frozenset({"symbols", "flags"})
 PLAIN, MIRRORED = 0, 1
-SHIFTS_PX = ((1, 0), (-1, 0), (0, 1), (0, -1))
 VIEW_TENSORS = ("latents", "picture", "view")
 PICTURE_TENSORS = ("pixels", "split", "text_index", "tokens", "pooled")
 
@@ -47,12 +45,12 @@ class Pictures:
     Attributes:
         latents_VCHW: of every view, float16.
         picture_V: which picture a view shows.
-        view_V: `PLAIN`, `MIRRORED`, or 2 and more for shifted by a pixel.
+        view_V: `PLAIN` or `MIRRORED`.
         pixels_P3HW: uint8.
         split_P: `TRAIN`, `VALIDATION` or `TEST`.
         text_P: row of a picture's caption among the texts.
         texts: of one token each, the mean of a caption's tokens; row 0 is the null text.
-        captions, groups, styles, keys: of every picture (P).
+        captions, groups, styles: of every picture (P).
     """
 
     latents_VCHW: Tensor
@@ -109,14 +107,10 @@ def open_pictures(path: Path) -> Pictures:
 def _encode(where: str, out: Path) -> None:
     samples = sorted(read_samples(open_source(where, split_key="codepoint")), key=lambda sample: sample.key)
     codec, side_px = open_codec(PRESET.codec), PRESET.picture_px
-    latents, picture, view, pixels = [], [], [], []
+    latents, picture, view = [], [], []
     images = [_square(sample.picture, side_px) for sample in samples]
     splits = [split_of(sample.group) for sample in samples]
-    todo = [
-        (number, kind, seen)
-        for number, (sample, image) in enumerate(zip(samples, images, strict=True))
-        for kind, seen in _views(image, splits[number], str(sample.fields.get("group", "")))
-    ]
+    todo = [(number, kind, seen) for number, image in enumerate(images) for kind, seen in _views(image, splits[number])]
     for start in range(0, len(todo), ENCODE_BATCH):
         part = todo[start : start + ENCODE_BATCH]
         latents.append(codec.encode(torch.stack([_numbers(seen) for *_, seen in part])).half())
@@ -153,22 +147,11 @@ def _square(picture: bytes, side_px: int) -> Image.Image:
     return image if image.size == (side_px, side_px) else image.resize((side_px, side_px), Image.Resampling.BOX)
 
 
-def _views(image: Image.Image, split: int, group: str) -> Iterator[tuple[int, Image.Image]]:
-    """Yield what is seen of a picture: itself and, in training, its mirror image and four shifts by a pixel."""
+def _views(image: Image.Image, split: int) -> Iterator[tuple[int, Image.Image]]:
+    """Yield what is seen of a picture: itself and, in training, its mirror image."""
     yield PLAIN, image
-    if split != TRAIN:
-        return
-    if group not in UNMIRRORED_GROUPS:
+    if split == TRAIN:
         yield MIRRORED, ImageOps.mirror(image)
-    for number, (right, down) in enumerate(SHIFTS_PX):
-        yield 2 + number, _shifted(image, right, down)
-
-
-def _shifted(image: Image.Image, right: int, down: int) -> Image.Image:
-    """Return a picture moved on its white ground."""
-    moved = Image.new("RGB", image.size, "white")
-    moved.paste(image, (right, down))
-    return moved
 
 
 def _numbers(image: Image.Image) -> Tensor:

@@ -1,0 +1,172 @@
+"""Tables and plots of what was measured: experts beside the one model that was given at least as many FLOPs.
+
+Both arms are stopped alike: of the checkpoints within the budget the one of least validation error counts, and its test
+error is told. The one model's budget ends at its first checkpoint that cost as much as base, experts and router.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+
+from benchmarks.isoflop.plan import Arm, arm_of
+
+MONOLITH = "monolith"
+ROUTERLESS = ("oracle", "average", "router-free")
+PLOTTED = ("oracle", "top-1", "full", "full, blind")
+COLUMNS = (
+    "experts", "mixed", "seeds", "held out: experts", "one model", "difference", "trained on: experts", "one model",
+    "difference", "FLOPs of experts / one model",
+)  # fmt: skip
+PLAIN_NAMES = {"style5": "5 clusters by style", "text4": "4 by caption", "random4": "4 by chance"}
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Experts mixed in one way, beside the one model of the same seed.
+
+    Attributes:
+        arm: the experts.
+        way: of mixing them.
+        experts: test and training error of the experts.
+        monolith: the same of the one model.
+        flops: what base, experts and, where the way asks one, the router cost.
+        monolith_flops: what the one model was given.
+        levels: test error at each noise level, experts less monolith.
+    """
+
+    arm: Arm
+    way: str
+    experts: dict[str, float]
+    monolith: dict[str, float]
+    flops: float
+    monolith_flops: float
+    levels: list[float]
+
+    @property
+    def family(self) -> str:
+        """Name of the arm without its seed."""
+        return self.arm.name.rpartition("-s")[0]
+
+
+def results_in(folder: Path) -> dict[str, Result]:
+    """Return every arm's result by its name; those of the size for trying things out are left alone."""
+    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json")))
+    return {result["arm"]: result for result in found if not result["arm"].startswith("micro")}
+
+
+def rows_of(results: dict[str, Result]) -> list[Row]:
+    """Return experts beside monoliths, for every way of mixing."""
+    rows = []
+    for name, result in results.items():
+        arm = arm_of(name)
+        if arm.features and arm.base in results:
+            rows += [_row(arm, way, result, results[arm.base]) for way in result["curve"][0]["errors"]["test"]]
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Return a Markdown table, one line for every family and way, over its seeds."""
+    families: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        families[row.family, row.way].append(row)
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(_cells(*family, some))} |" for family, some in families.items()]
+    return "\n".join(lines)
+
+
+def _cells(family: str, way: str, rows: list[Row]) -> list[str]:
+    cells = [f"`{family}`", way, str(len(rows))]
+    for split in ("test", "train"):
+        ours, theirs = ([getattr(row, who)[split] for row in rows] for who in ("experts", MONOLITH))
+        gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+        spread = f" ± {stdev(gaps):.4f}" if len(gaps) > 1 else ""
+        cells += [f"{mean(ours):.4f}", f"{mean(theirs):.4f}", f"{mean(gaps):+.4f}{spread}"]
+    shares = [row.flops / row.monolith_flops for row in rows]
+    return [*cells, f"{mean(shares):.2f}"]
+
+
+def plot_curves(results: dict[str, Result], out: Path) -> None:
+    """Draw error over training FLOPs, on held-out and on training pictures."""
+    figure = Figure(figsize=(12, 4.6))
+    axes = figure.subplots(1, 2)
+    families = sorted({arm_of(name).clustering for name in results if arm_of(name).features})
+    colours = dict(zip([MONOLITH, *families], rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
+    for axis, split, title in zip(axes, ("test", "train"), ("held-out pictures", "training pictures"), strict=True):
+        for name, result in results.items():
+            arm = arm_of(name)
+            if not arm.features:
+                axis.plot(*_curve(result, MONOLITH, split), "k-o", ms=3, label="one model")
+                continue
+            for way, style in zip(("top-1", "full", "oracle"), ("-o", "--s", ":"), strict=True):
+                label = f"{PLAIN_NAMES.get(arm.clustering, arm.clustering)}: {way}"
+                axis.plot(*_curve(result, way, split), style, ms=3, color=colours[arm.clustering], label=label)
+        axis.set(xlabel="training FLOPs, router included", ylabel="velocity error", title=title)
+        axis.grid(alpha=0.3)
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    axes[1].legend(handles.values(), handles.keys(), fontsize=7)
+    _save(figure, out)
+
+
+def plot_levels(rows: list[Row], out: Path) -> None:
+    """Draw by noise level how much lower or higher the experts' error is than the one model's, on held-out pictures."""
+    figure = Figure(figsize=(7, 4.2))
+    axis = figure.subplots()
+    for way in PLOTTED:
+        for family in sorted({row.family for row in rows}):
+            some = [row.levels for row in rows if (row.family, row.way) == (family, way)]
+            if some:
+                times = [(number + 0.5) / len(some[0]) for number in range(len(some[0]))]
+                gaps = [mean(levels) for levels in zip(*some, strict=True)]
+                axis.plot(times, gaps, "-o", ms=3, label=f"{family}, {way}")
+    axis.axhline(0, color="k", lw=0.8)
+    axis.set(xlabel="noise level t (0 data, 1 noise)", ylabel="error, experts less one model")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+    _save(figure, out)
+
+
+def _row(arm: Arm, way: str, result: Result, monolith: Result) -> Row:
+    best = _best(result["curve"], way)
+    flops = result["curve"][-1]["flops"] + _router_flops(result, way)
+    within = [point for point in monolith["curve"] if point["flops"] < flops]
+    single = _best(monolith["curve"][: len(within) + 1], MONOLITH)
+    ours, theirs = best["errors"]["test"][way], single["errors"]["test"][MONOLITH]
+    return Row(
+        arm,
+        way,
+        {split: mean(errors[way]) for split, errors in best["errors"].items()},
+        {split: mean(errors[MONOLITH]) for split, errors in single["errors"].items()},
+        flops,
+        monolith["curve"][: len(within) + 1][-1]["flops"],
+        [a - b for a, b in zip(ours, theirs, strict=True)],
+    )
+
+
+def _best(curve: list[Result], way: str) -> Result:
+    return min(curve, key=lambda point: mean(point["errors"]["validation"][way]))
+
+
+def _router_flops(result: Result, way: str) -> float:
+    if way.startswith(ROUTERLESS) or way == MONOLITH:
+        return 0.0
+    return float(result["routers"]["blind" if way.endswith("blind") else "text"]["flops"])
+
+
+def _curve(result: Result, way: str, split: str) -> tuple[list[float], list[float]]:
+    flops = [point["flops"] + _router_flops(result, way) for point in result["curve"]]
+    return flops, [mean(point["errors"][split][way]) for point in result["curve"]]
+
+
+def _save(figure: Figure, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110, bbox_inches="tight", metadata={"Software": None})

@@ -1,0 +1,243 @@
+"""The study's harness, at the smallest size: who is trained on what, and that mixing is what the ensemble does."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from paris.models.ensemble import Ensemble
+from paris.models.randomness import Stream
+from paris.models.text import TextBatch
+from paris.registry.shards import is_holdout
+
+ROOT = Path(__file__).parent.parent
+STYLES = ("flat", "noto")
+GROUPS = 100
+
+
+@pytest.fixture
+def isoflop(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"benchmarks.isoflop.{name}")
+
+
+@pytest.fixture
+def pictures(isoflop):
+    """A hundred emoji in two styles, each seen plain and, in training, mirrored; latents and texts are noise."""
+    data = isoflop("data")
+    groups = [f"{number:04x}" for number in range(GROUPS) for _ in STYLES]
+    splits = torch.tensor([data.split_of(group) for group in groups])
+    picture = torch.cat([torch.arange(2 * GROUPS), (splits == data.TRAIN).nonzero().flatten()])
+    view = (torch.arange(len(picture)) >= 2 * GROUPS).long()
+    stream = Stream.of("test", "isoflop")
+    tokens = torch.from_numpy(stream.normal(0, (2 * GROUPS + 1, 1, 384)))
+    return data.Pictures(
+        torch.from_numpy(stream.normal(1, (len(picture), 8, 8, 8))).half(),
+        picture,
+        view,
+        torch.zeros(2 * GROUPS, 3, 32, 32, dtype=torch.uint8),
+        splits,
+        torch.arange(1, 2 * GROUPS + 1),
+        TextBatch(tokens, torch.ones(2 * GROUPS + 1, 1, dtype=torch.bool), functional.normalize(tokens[:, 0], dim=-1)),
+        tuple(f"thing {number}" for number in range(2 * GROUPS)),
+        tuple(groups),
+        STYLES * GROUPS,
+    )
+
+
+def test_no_group_is_trained_on_and_tested_on(isoflop, pictures):
+    data = isoflop("data")
+    by_split = [
+        {pictures.groups[int(pictures.picture_V[row])] for row in pictures.rows(split, views=data.MIRRORED)}
+        for split in (data.TRAIN, data.VALIDATION, data.TEST)
+    ]
+    assert all(by_split)
+    assert sum(map(len, by_split)) == len(set.union(*by_split)) == GROUPS
+    assert all(is_holdout(group) for group in by_split[data.TEST])
+    assert not any(is_holdout(group) for group in by_split[data.TRAIN] | by_split[data.VALIDATION])
+
+
+def test_only_training_pictures_are_seen_mirrored(isoflop, pictures):
+    data = isoflop("data")
+    train, test = (pictures.rows(split, views=data.MIRRORED) for split in (data.TRAIN, data.TEST))
+    assert len(train) == 2 * len(pictures.rows(data.TRAIN))
+    assert len(test) == len(pictures.rows(data.TEST))
+
+
+@pytest.mark.parametrize("name", ["small", "small-s", "huge-s0", "small-text4-s0", "small-text4-b0-s0x", "../small-s0"])
+def test_a_misspelt_arm_is_refused_with_an_example(isoflop, name):
+    plan = isoflop("plan")
+    with pytest.raises(plan.PlanError, match=r"small-text4-b2000-o20-s0"):
+        plan.arm_of(name)
+
+
+@pytest.mark.parametrize("name", ["small-words4-b0-s0", "small-text3-b0-s0", "small-text1-b0-s0"])
+def test_clusters_that_cannot_be_made_are_refused(isoflop, name):
+    plan = isoflop("plan")
+    with pytest.raises(plan.PlanError, match="divisible"):
+        plan.arm_of(name)
+
+
+@pytest.mark.parametrize("branch", [1, 2000, 10_000])
+def test_experts_begin_at_a_checkpoint_that_leaves_them_steps(isoflop, branch):
+    plan = isoflop("plan")
+    with pytest.raises(plan.PlanError, match="checkpoint"):
+        plan.arm_of(f"small-text4-b{branch}-s0")
+
+
+@pytest.mark.parametrize("name", ["small-text4-b1000-o20-s0", "small-style5-b0-s1", "small-random8-b500-s0"])
+def test_experts_and_what_they_begin_from_cost_no_more_than_the_one_model(isoflop, name):
+    plan = isoflop("plan")
+    arm, single = plan.arm_of(name), plan.arm_of(plan.arm_of(name).base)
+    assert arm.batch * arm.count == single.batch == single.recipe().batch
+    assert arm.branch + arm.steps < single.steps
+    assert replace(arm.recipe(), steps=1, batch=1, lr=1) == replace(single.recipe(), steps=1, batch=1, lr=1)
+
+
+def test_an_overlap_is_the_share_of_samples_from_elsewhere(isoflop, pictures):
+    plan, train = isoflop("plan"), isoflop("train")
+    labels = torch.tensor([STYLES.index(style) for style in pictures.styles])
+    for number in range(2):
+        rows = train.rows_of(plan.arm_of("small-text2-b0-o20-s0"), number, pictures, labels)
+        foreign = labels[pictures.picture_V[rows]] != number
+        assert len(set(rows.tolist())) == len(rows)
+        assert float(foreign.float().mean()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_clusters_by_chance_and_by_text_keep_groups_whole(isoflop, pictures):
+    labels_of = isoflop("clusterings").labels_of
+    for features in ("random", "text"):
+        labels = labels_of(features, 2, pictures)
+        assert sorted(set(labels.tolist())) == [0, 1]
+        assert len(set(zip(pictures.groups, labels.tolist(), strict=True))) == GROUPS
+
+
+def test_styles_are_clusters_and_no_other_number_of_them(isoflop, pictures):
+    labels_of = isoflop("clusterings").labels_of
+    assert labels_of("style", 2, pictures).tolist() == [0, 1] * GROUPS
+    with pytest.raises(ValueError, match="2 styles, not 4"):
+        labels_of("style", 4, pictures)
+
+
+def test_mixing_answers_is_what_the_ensemble_does(isoflop, pictures):
+    data, measure, plan = (isoflop(name) for name in ("data", "measure", "plan"))
+    torch.manual_seed(0)
+    networks = [plan.SIZES["micro"].network() for _ in range(4)]
+    router = plan.router_of(4, blind=False)
+    with torch.no_grad():
+        for parameter in (p for network in (*networks, router) for p in network.parameters()):
+            parameter.normal_(std=0.1)
+    questions = measure.Questions.of(pictures, data.TEST, torch.arange(2 * GROUPS) % 4)
+    answers = torch.stack([questions.answers(network) for network in networks])
+    for routing in measure.ROUTINGS.values():
+        ensemble = Ensemble(networks, router, routing)
+        said = ensemble.velocity(questions.x_NCHW, questions.t_N, questions.batch.text, questions.batch.text, 1.0)
+        mixed = measure.mixed(answers, routing.weights(questions.logits(router)))
+        torch.testing.assert_close(mixed, said.velocity, atol=1e-5, rtol=1e-4)
+
+
+def test_questions_are_the_same_for_everybody_and_cover_every_noise_level(isoflop, pictures):
+    data, measure = isoflop("data"), isoflop("measure")
+    one, two = (measure.Questions.of(pictures, data.TEST, None) for _ in range(2))
+    assert torch.equal(one.x_NCHW, two.x_NCHW)
+    assert set(one.level_N.tolist()) == set(range(measure.LEVELS))
+    assert all(error == 0 for error in one.errors(one.truth_NCHW))
+    assert all(error == pytest.approx(1, abs=1e-4) for error in one.errors(one.truth_NCHW + 1))
+
+
+def test_an_answer_is_about_the_picture_and_time_it_was_asked(isoflop, pictures):
+    data, measure = isoflop("data"), isoflop("measure")
+    questions = measure.Questions.of(pictures, data.VALIDATION, None)
+    clean = questions.batch.latents_BCHW
+    t = questions.t_N[:, None, None, None]
+    torch.testing.assert_close(questions.x_NCHW - t * questions.truth_NCHW, clean, atol=1e-5, rtol=1e-4)
+
+
+def result(name: str, errors: dict[str, list[float]], flops: list[float], way: str = "monolith") -> dict:
+    points = [
+        {"step": step, "flops": cost, "errors": {split: {way: [values[step]]} for split, values in errors.items()}}
+        for step, cost in enumerate(flops)
+    ]
+    return {"arm": name, "curve": points, "routers": {"text": {"flops": 0.5}, "blind": {"flops": 0.5}}}
+
+
+def test_the_one_model_may_use_all_that_experts_and_router_cost_and_both_stop_on_validation(isoflop):
+    report = isoflop("report")
+    single = result(
+        "small-s0",
+        {"validation": [5, 4, 3, 1], "test": [5.5, 4.5, 3.5, 1.5], "train": [5, 4, 3, 1]},
+        [1.0, 2.0, 3.0, 4.0],
+    )
+    experts = result(
+        "small-text4-b500-s0",
+        {"validation": [2, 1, 3], "test": [2.5, 1.25, 0.5], "train": [1, 1, 1]},
+        [1.0, 1.5, 2.0],
+        "top-1",
+    )
+    (row,) = report.rows_of({"small-s0": single, "small-text4-b500-s0": experts})
+    assert (row.flops, row.monolith_flops) == (2.5, 3.0)
+    assert (row.experts["test"], row.monolith["test"]) == (1.25, 3.5)
+    assert "| `small-text4-b500` | top-1 | 1 | 1.2500 | 3.5000 | -2.2500 |" in report.table([row])
+
+
+def test_sets_that_are_alike_are_nearer_than_sets_that_are_not(isoflop):
+    shown = isoflop("shown")
+    stream = Stream.of("test", "distances")
+    a, b, c = (stream.normal(number, (400, 16)) for number in range(3))
+    for distance in (shown.frechet, shown.kernel_distance):
+        assert abs(distance(a, b)) < distance(a, c + 0.5) / 3
+    assert shown.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert shown.frechet(a, a + 2) == pytest.approx(4 * 16, rel=1e-5)
+
+
+def test_a_picture_that_shows_what_its_caption_says_finds_it(isoflop, pictures):
+    shown = isoflop("shown")
+    said = pictures.texts.pooled_BE[pictures.text_P].numpy()
+    judge = shown.Retrieval(pictures, said)
+    judge_of = said[(pictures.split_P == isoflop("data").TEST).numpy()]
+    wrong = np.roll(judge_of, len(judge_of) // 2, axis=0)
+    assert judge.accuracy(judge_of) >= judge.accuracy(wrong)
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was_cut(isoflop, pictures, tmp_path, monkeypatch):
+    data, measure, plan, report, train = (isoflop(name) for name in ("data", "measure", "plan", "report", "train"))
+    for module in (measure, plan, train):
+        monkeypatch.setattr(module, "ROUTER_STEPS", 3)
+        monkeypatch.setattr(module, "BATCH", 10, raising=False)
+    labels = isoflop("clusterings").labels_of("random", 2, pictures)
+    single, experts = plan.arm_of("micro-s0"), plan.arm_of("micro-random2-b4-o20-s0")
+    with pytest.raises(plan.PlanError, match="run that first"):
+        train.train_arm(experts, pictures, labels, tmp_path, print)
+    train.train_arm(single, pictures, None, tmp_path, print)
+    said: list[str] = []
+    train.train_arm(single, pictures, None, tmp_path, said.append)
+    assert said == []
+    train.train_arm(experts, pictures, labels, tmp_path, print)
+    train.train_routers("random2", 2, pictures, labels, tmp_path, print)
+    results = {
+        single.name: measure.measure(single, pictures, None, tmp_path),
+        experts.name: measure.measure(experts, pictures, labels, tmp_path),
+    }
+    rows = report.rows_of(results)
+    assert {row.way for row in rows} >= {"top-1", "top-2", "full", "oracle", "router-free top-1", "full, blind"}
+    assert all(np.isfinite(list(row.experts.values())).all() for row in rows)
+    report.plot_curves(results, tmp_path / "curves.png")
+    report.plot_levels(rows, tmp_path / "levels.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert {*results[single.name]["curve"][0]["errors"]} == {*data.SPLITS}
+
+
+def test_a_misspelt_arm_on_the_command_line_is_a_usage_error(isoflop, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["isoflop", "run", "smal-s0", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as refusal:
+        isoflop("__main__").main()
+    assert refusal.value.code == 2
+    assert "There is no arm 'smal-s0'" in capsys.readouterr().err
