@@ -34,7 +34,7 @@ from paris.models.paris_layout import is_released, open_released
 from paris.models.routing import Routing
 from paris.models.sampling import OnStep, Start, sample
 from paris.models.schedulers import open_scheduler
-from paris.models.text import TextBatch, TextEncoder, open_text_encoder
+from paris.models.text import Remembering, TextBatch, TextEncoder, open_text_encoder
 from paris.models.trace import Trace
 from paris.models.videocodec import latent_frames, open_codec_of
 
@@ -88,6 +88,7 @@ class ParisPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(scheduler=scheduler, router=ensemble.router)
         self.ensemble, self.codec, self.text, self.shape, self.top_k = ensemble, codec, text_encoder, shape, top_k
+        self._captions = Remembering(text_encoder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> ParisPipeline:
@@ -223,7 +224,7 @@ class ParisPipeline(DiffusionPipeline):
         labels_B = None if cluster is None else torch.tensor(_one_each(cluster, len(prompts), "clusters"))
         self.ensemble.routing = routing or Routing(strategy, min(top_k or self.top_k, len(self.ensemble)))
         shape = self._latent_shape(height, width, frames)
-        encoded = self.text.encode([*prompts, *negatives]).to(self.device)
+        encoded = self._captions.encode([*prompts, *negatives]).to(self.device)
         text, null = (TextBatch(*(part.chunk(2)[half] for part in encoded.parts())) for half in (0, 1))
         start, first = None, None
         if image is not None:

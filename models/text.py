@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,37 @@ class T5(_Transformer):
         hidden_BLE = self.model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).last_hidden_state
         tokens_BLE = hidden_BLE.float() * mask_BL[..., None]
         return TextBatch(tokens_BLE, mask_BL, tokens_BLE.sum(1) / mask_BL.sum(1, keepdim=True))
+
+
+class Remembering:
+    """A text encoder that keeps the captions it saw last: people ask again, and guidance wants "" every time.
+
+    Args:
+        encoder: encodes what is new.
+        most: captions kept; one of T5's, of 256 tokens, takes 4 MB.
+    """
+
+    def __init__(self, encoder: TextEncoder, most: int = 64) -> None:
+        self._encoder, self._most = encoder, most
+        self.dim, self.tokens = encoder.dim, encoder.tokens
+        self._known: OrderedDict[str, TextBatch] = OrderedDict()
+
+    def encode(self, captions: list[str]) -> TextBatch:
+        """Encode captions, each different new one once."""
+        if new := [caption for caption in dict.fromkeys(captions) if caption not in self._known]:
+            batch = self._encoder.encode(new)
+            self._known |= {caption: batch.select(torch.tensor([row])) for row, caption in enumerate(new)}
+        parts = zip(*(self._known[caption].parts() for caption in captions), strict=True)
+        encoded = TextBatch(*(torch.cat(rows) for rows in parts))
+        for caption in captions:
+            self._known.move_to_end(caption)
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
+        return encoded
+
+    def identity(self) -> dict[str, str]:
+        """Return the encoder's own."""
+        return self._encoder.identity()
 
 
 def open_text_encoder(kind: str, name: str, tokens: int) -> TextEncoder:

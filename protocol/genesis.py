@@ -95,7 +95,7 @@ class Codec(Payload):
 class TextModel(Payload):
     """The text encoder: kind, public name, digest of its weights file, tokens per caption."""
 
-    kind: Literal["minilm", "clip"]
+    kind: Literal["minilm", "clip", "t5"]
     name: Text
     sha256: Digest
     tokens: Positive

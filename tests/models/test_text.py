@@ -18,7 +18,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from paris.models.text import TextEncoderError, open_text_encoder
+from paris.models.text import Remembering, TextEncoderError, open_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,33 @@ def test_order_and_company_do_not_matter(minilm):
     for row, single in enumerate(alone):
         assert torch.allclose(together.tokens_BLE[row], single.tokens_BLE[0], atol=1e-4)
         assert torch.equal(together.mask_BL[row], single.mask_BL[0])
+
+
+def test_captions_come_back_from_memory_in_their_order_and_the_oldest_go_first(minilm):
+    asked: list[list[str]] = []
+
+    class Counting:
+        dim, tokens = minilm.dim, minilm.tokens
+
+        def encode(self, captions):
+            asked.append(captions)
+            return minilm.encode(captions)
+
+        def identity(self):
+            return minilm.identity()
+
+    remembering = Remembering(Counting(), most=2)
+    first = remembering.encode(["fox", "", "fox"])
+    again = remembering.encode(["", "fox", ""])
+    assert asked == [["fox", ""]]
+    for before, after in zip(first.parts(), again.parts(), strict=True):
+        assert torch.equal(before[[1, 0, 1]], after)
+    assert torch.allclose(first.pooled_BE, minilm.encode(["fox", "", "fox"]).pooled_BE, atol=1e-5)
+    assert len(remembering.encode(["a", "b", "c"]).pooled_BE) == 3, "more than is kept"
+    remembering.encode(["c", "b", "a"])
+    assert asked[1:] == [["a", "b", "c"], ["a"]]
+    assert remembering.identity() == minilm.identity()
+    assert (remembering.dim, remembering.tokens) == (minilm.dim, minilm.tokens)
 
 
 def test_identity_pins_the_weights(minilm):
