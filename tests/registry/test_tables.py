@@ -162,7 +162,9 @@ def test_a_data_set_on_the_hub_by_its_name(tmp_path, monkeypatch):
             repo_id="ann/things",
             repo_type="dataset",
         )
-        samples, _ = read("hf://datasets/ann/things/data/*.parquet")
-        assert [s.caption for s in samples] == CAPTIONS
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+        for where in ("hf://datasets/ann/things/data/*.parquet", "hf-dataset:ann/things"):
+            assert [sample.caption for sample in read(where)[0]] == CAPTIONS
         with pytest.raises(UsageError, match="matches"):
             open_source("hf://datasets/ann/things/data/*.tar")
