@@ -2,7 +2,7 @@
 
 Usage: python scripts/train_base.py OUT_DIR --autoencoder models/weights/autoencoder [--minutes 65] [--threads 2]
        python scripts/train_base.py OUT_DIR --autoencoder models/weights/autoencoder --preset video-tiny --threads 1
-              --sample emoji-clips --first-frames 0.25 --time-shift 3 --batch 32 --precision fp32 --minutes 45
+              --sample emoji-clips --objective ddpm-x0 --first-frames 0.25 --batch 32 --precision fp32 --minutes 45
 
 The trainer is that of the network (paris.models), through its own cache. Samples of groups where left and right carry
 no meaning are seen mirrored too. Exports config.json and diffusion_pytorch_model.safetensors (averaged weights, bf16)
@@ -17,7 +17,7 @@ import json
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from paris.models.cache import LatentCache
 from paris.models.files import write_json
 from paris.models.ingestion import ingest, picture_size
 from paris.models.kinds import expert_of
-from paris.models.objectives import Times, VelocityObjective
+from paris.models.objectives import expert_objective
 from paris.models.presets import Preset
 from paris.models.recipe import DECAY_SHARE, Recipe
 from paris.models.text import open_text_encoder
@@ -39,7 +39,7 @@ from paris.models.videocodec import open_codec_of
 UNMIRRORED_GROUPS = frozenset({"symbols", "flags"})
 HOLDOUT_SAMPLES = 800
 EXPORT_EVERY_S = 300.0
-TOLD = ("batch", "lr", "ema", "weight_decay", "time_shift", "first_frames")
+TOLD = ("batch", "lr", "ema", "weight_decay", "objective", "time_shift", "first_frames")
 PLENTY_OF_STEPS = 10_000_000
 PATIENCE = 1.75  # a machine that others use may slow down; the last steps matter most, so they may take longer
 
@@ -140,13 +140,13 @@ def main(args: argparse.Namespace) -> None:
         ema=0.9995,
         weight_decay=0.01,
         precision=args.precision,
+        objective=args.objective,
         time_shift=args.time_shift,
         first_frames=args.first_frames,
     )
     torch.manual_seed(0)
     network = expert_of(preset.expert)(**preset.expert)
-    objective = VelocityObjective(Times(shift=args.time_shift))
-    trainer = Trainer(network, objective, cache, recipe, ("base", "base"), threads=args.threads)
+    trainer = Trainer(network, expert_objective(asdict(recipe)), cache, recipe, ("base", "base"), threads=args.threads)
     if (args.out_dir / "state").exists():
         trainer.load(args.out_dir / "state")
     train_for(args.minutes * 60 * (1 - DECAY_SHARE), trainer, holdout, args)
@@ -162,6 +162,7 @@ if __name__ == "__main__":
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--sample", default="emoji")
     parser.add_argument("--first-frames", type=float, default=0.0)
+    parser.add_argument("--objective", default="velocity")
     parser.add_argument("--time-shift", type=float, default=1.0)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--minutes", type=float, default=65)
