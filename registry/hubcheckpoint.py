@@ -2,8 +2,9 @@
 
 A contributor's repository holds parts of a `ParisPipeline` folder, and beside them the proofs:
 
-    expert_0/  config.json, diffusion_pytorch_model.safetensors (bf16 average), metrics.json, manifest.json, contact.png
-    router/    likewise
+    expert_0/  config.json, diffusion_pytorch_model.safetensors (bf16 average), metrics.json, manifest.json; the card's
+               contact.png (of its cluster) and, once it is complete, samples.png (drawn by it)
+    router/    likewise, without pictures
     scheduler/   the sampler's settings
     provenance/  genesis.json, <unit>-<step>.checkpoint.json of the whole lineage
     paris.json   the table of contents, written last
@@ -14,17 +15,12 @@ A curator's holds the genesis, the data's manifest, the codec as `vae/`, peers.j
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 from paris.models.checkpoints import CONFIG, WEIGHTS
-from paris.models.decoding import first_frame
-from paris.models.shards import ShardError, read_shard
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.protocol.genesis import Genesis
@@ -34,7 +30,7 @@ from paris.protocol.manifest import FileEntry, Manifest
 from paris.protocol.records import Checkpoint, open_checkpoint
 from paris.registry.hubindex import Index, Lying, Newest, folder_of
 from paris.registry.hubwriter import Change
-from paris.registry.modelcard import CARD, SHEET, CardUnit, contributor_card
+from paris.registry.modelcard import CARD, DRAWN, SHEET, CardUnit, contributor_card
 from paris.registry.oms import (
     KEY_STATEMENT,
     PUBLIC_KEY,
@@ -44,6 +40,7 @@ from paris.registry.oms import (
     public_pem,
     signing_key,
 )
+from paris.registry.showcase import contact_sheet, drawn_sheet
 from paris.registry.store import Store
 from paris.registry.weights import METRICS, STATE, STATE_NOTE
 
@@ -51,7 +48,6 @@ MANIFEST: Final = "manifest.json"
 GENESIS: Final = "provenance/genesis.json"
 SCHEDULER: Final = "scheduler/scheduler_config.json"
 SMALL_BYTES: Final = 2**20
-SHEET_PICTURES, SHEET_COLUMNS, THUMB_PX = 32, 8, 64
 
 
 @dataclass(frozen=True)
@@ -166,6 +162,9 @@ def _files(
     files[SCHEDULER] = _scheduler(genesis)
     if sheet := contact_sheet(store, genesis, unit):
         files[f"{folder}/{SHEET}"] = sheet
+    complete = newest.to_step == genesis.target_steps(unit)
+    if complete and (drawn := drawn_sheet(store, genesis, newest)):
+        files[f"{folder}/{DRAWN}"] = drawn
     return files, {**digests, **_described(files)}
 
 
@@ -191,40 +190,11 @@ def _described(files: Mapping[str, Path | bytes]) -> dict[str, Lying]:
 def _card_unit(store: Store, unit: str, newest: Newest, known: Mapping[str, object]) -> CardUnit:
     """A unit as the card tells of it; of what another machine published here, only what the table says."""
     folder = folder_of(unit)
-    has_sheet, has_state = f"{folder}/{SHEET}" in known, f"{folder}/{STATE}" in known
+    pictures = tuple(name for name in (SHEET, DRAWN) if f"{folder}/{name}" in known)
+    has_state = f"{folder}/{STATE}" in known
     try:
         lineage = lineage_of(store, newest.checkpoint)
     except UnavailableError:
-        return CardUnit(unit, newest.step, newest.checkpoint, None, (), has_sheet, has_state)
+        return CardUnit(unit, newest.step, newest.checkpoint, None, (), pictures, has_state)
     loss = lineage.newest.holdout_loss_micro
-    return CardUnit(unit, newest.step, newest.checkpoint, loss, lineage.holders, has_sheet, has_state)
-
-
-def contact_sheet(store: Store, genesis: Genesis, unit: str) -> bytes | None:
-    """A PNG of the first pictures of a unit's cluster, or first frames of clips, from shards in the store, if any."""
-    cluster = genesis.cluster(unit)
-    if cluster is None or not store.path(genesis.data.manifest):
-        return None
-    manifest = Manifest.from_bytes(store.get_bytes(genesis.data.manifest, LIMITS.blob_bytes))
-    path = store.path(manifest.entry(cluster.shards[0]).sha256)
-    if path is None:
-        return None
-    pictures: list[Image.Image] = []
-    try:
-        for sample in read_shard(path):
-            pictures.append(first_frame(sample.picture).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS))
-            if len(pictures) == SHEET_PICTURES:
-                break
-    except (ShardError, OSError, ValueError):
-        return None
-    return _png(pictures) if pictures else None
-
-
-def _png(pictures: list[Image.Image]) -> bytes:
-    columns = min(SHEET_COLUMNS, len(pictures))
-    sheet = Image.new("RGB", (columns * THUMB_PX, -(-len(pictures) // columns) * THUMB_PX), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * THUMB_PX, i // columns * THUMB_PX))
-    out = io.BytesIO()
-    sheet.save(out, "PNG")
-    return out.getvalue()
+    return CardUnit(unit, newest.step, newest.checkpoint, loss, lineage.holders, pictures, has_state)

@@ -18,6 +18,11 @@ from paris.registry.hubindex import folder_of
 
 CARD: Final = "README.md"
 SHEET: Final = "contact.png"
+DRAWN: Final = "samples.png"
+CAPTIONS: Final = {
+    SHEET: "Training pictures of {unit}",
+    DRAWN: "Drawn by {unit} alone, from captions it was not trained on",
+}
 LICENSES: Final = frozenset({
     "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "afl-3.0", "artistic-2.0",
     "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0",
@@ -38,7 +43,7 @@ class CardUnit:
     Attributes:
         loss_micro: Hold-out loss its trainer claims, in millionths.
         holders: Peer ids of who trained it, in order.
-        has_sheet: Whether a contact sheet of its cluster lies beside it.
+        pictures: Which of the card's pictures lie beside it.
     """
 
     unit: str
@@ -46,7 +51,7 @@ class CardUnit:
     checkpoint: str
     loss_micro: int | None = None
     holders: tuple[str, ...] = ()
-    has_sheet: bool = False
+    pictures: tuple[str, ...] = ()
     has_state: bool = False
 
 
@@ -54,7 +59,7 @@ def contributor_card(genesis: Genesis, run: str, repository: str, units: Sequenc
     """The card of one contributor's repository of one run."""
     title = f"{genesis.name}: {', '.join(unit.unit for unit in units)}"
     rows = [_row(genesis, unit) for unit in units]
-    sheets = [unit for unit in units if unit.has_sheet]
+    shown = [(name, unit.unit) for unit in units for name in unit.pictures]
     first = next((unit for unit in units if unit.unit != "router"), units[0])
     body = [
         f"# {title}",
@@ -63,7 +68,7 @@ def contributor_card(genesis: Genesis, run: str, repository: str, units: Sequenc
         "| unit | folder | about | steps | claimed hold-out loss | trained by |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows),
         *_states(units),
-        *(f"Training pictures of {unit.unit}:\n\n![]({folder_of(unit.unit)}/{SHEET})" for unit in sheets),
+        *(f"{CAPTIONS[name].format(unit=unit)}:\n\n![]({folder_of(unit)}/{name})" for name, unit in shown),
         "The losses are what the trainers signed; `paris-node audit` says what of it was checked.",
         "## Load",
         _load(genesis, repository, first),

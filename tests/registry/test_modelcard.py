@@ -9,11 +9,20 @@ from huggingface_hub.repocard import metadata_load
 from network_simulator import ANN, BEN, NetworkSimulator, genesis_fields
 
 from paris.protocol.genesis import Genesis
-from paris.registry.modelcard import LICENSES, CardUnit, contributor_card, license_of, plain, registry_card
+from paris.registry.modelcard import (
+    DRAWN,
+    LICENSES,
+    SHEET,
+    CardUnit,
+    contributor_card,
+    license_of,
+    plain,
+    registry_card,
+)
 from paris.registry.runkey import RunKey
 
 UNITS = (
-    CardUnit("cluster-0", 60, "sha256:" + "a" * 64, 432_100, (ANN.peer_id, BEN.peer_id), has_sheet=True),
+    CardUnit("cluster-0", 60, "sha256:" + "a" * 64, 432_100, (ANN.peer_id, BEN.peer_id), (SHEET, DRAWN)),
     CardUnit("router", 10, "sha256:" + "b" * 64, None, (ANN.peer_id,), has_state=True),
 )
 
@@ -51,7 +60,8 @@ def test_the_card_says_what_lies_where_and_how_to_check_it(card: ModelCard, netw
     key = RunKey.parse(text.split('paris-node audit "')[1].split('"')[0])
     assert (key.run, key.hub) == (network.run, "ann/squares")
     for part in (
-        "`expert_0/`", "60 of ", "0.4321", UNITS[0].checkpoint, ANN.peer_id[:16], BEN.peer_id[:16], "contact.png",
+        "`expert_0/`", "60 of ", "0.4321", UNITS[0].checkpoint, ANN.peer_id[:16], BEN.peer_id[:16],
+        "expert_0/contact.png", "expert_0/samples.png",
         'DiT.from_pretrained("ann/squares", subfolder="expert_0")', "`router/state.safetensors`", network.run,
     ):  # fmt: skip
         assert part in text
