@@ -270,7 +270,6 @@ def open_image_encoders(spec: str, weights: Mapping[str, str] | None = None) -> 
 def open_features(
     spec: str,
     encoder: TextEncoder,
-    pixel_weight: float | None = None,
     *,
     images: Sequence[ImageEncoder] | None = None,
     cache: LookCache | None = None,
@@ -282,7 +281,6 @@ def open_features(
     Args:
         spec: what to look at.
         encoder: the run's text encoder, for "text".
-        pixel_weight: share of the pixels in "text+pixels", instead of `PIXEL_WEIGHT`.
         images: the picture encoders, if they are open already.
         cache: what was encoded before.
         weights: folders of weights by encoder, see `open_image_encoder`.
@@ -292,7 +290,7 @@ def open_features(
         UsageError: there are no such features.
         ResourceError: an encoder's weights are not here.
     """
-    shares = parse_features(spec if pixel_weight is None else spec.replace("pixels", f"pixels:{pixel_weight:g}"))
+    shares = parse_features(spec)
     opened = {one.name: one for one in (open_image_encoders(spec, weights) if images is None else images)}
     parts: list[tuple[Features, float]] = []
     for name, share in shares.items():

@@ -34,7 +34,7 @@ from paris.registry.features import (
 from paris.registry.judging import Filters, judge, read_samples
 from paris.registry.looks import Look, LookCache, Looker
 from paris.registry.samples import Rejects, Sample, Source
-from paris.registry.shards import ClusterShards, refuse_impossible, shard_names, write_shards
+from paris.registry.shards import ClusterShards, shard_names, write_shards
 
 REJECTS: Final = "rejects.jsonl"
 SURVEY: Final = "survey"
@@ -160,7 +160,6 @@ def prepare(
     """
     seen = look_around(source, wanted, text, work, cache, progress)
     clustering = cut_up(seen.survey, count, wanted.cut)
-    refuse_impossible(seen.survey, clustering)
     sheets = Sheets(seen.survey, clustering)
     samples = sheets.watch(reread(source, seen.survey))
     clusters = write_shards(samples, seen.survey, clustering, work, progress=progress)
@@ -231,7 +230,10 @@ def assign(
     """
     points, note, means = Centroids.load(centroids)
     wanted = Wanted(str(note.get("features", "text")), weights=tuple(sorted(weights.items())))
-    text = opened_text(*(note.get("text", {}).get(part) for part in ("kind", "name", "tokens")))
+    named = note.get("text")
+    if not isinstance(named, dict) or not {"kind", "name", "tokens"} <= named.keys():
+        raise VerificationError(f"{centroids} does not say which text encoder saw the run's captions")
+    text = opened_text(named["kind"], named["name"], named["tokens"])
     seen = look_around(source, wanted, text, work, cache, progress, means)
     if seen.survey.vectors.shape[1] != points.vectors_MD.shape[1]:
         raise VerificationError(

@@ -40,7 +40,7 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """Last part of the path, for people and for the suffix."""
-        return unquote(urlsplit(self.url).path.rpartition("/")[2])
+        return unquote(urlsplit(self.url).path).rpartition("/")[2]
 
     def local(self) -> Path:
         """Return where the whole file lies, fetched if it does not yet.

@@ -89,7 +89,7 @@ def write_shards(
     """
     catalogue = survey.catalogue
     assert catalogue is not None
-    refuse_impossible(survey, clustering)
+    _refuse_impossible(survey, clustering)
     full = samples_per_shard or max(SAMPLES_PER_SHARD, -(-catalogue.samples // MOST_SHARDS))
     _settle_plan(folder, survey, clustering, full)
     trains = [_Line(folder, f"cluster-{c.id:03d}-train", full) for c in clustering.clusters]
@@ -189,7 +189,7 @@ class _Line:
         self._kept.unlink()
 
 
-def refuse_impossible(survey: Survey, clustering: Clustering) -> None:
+def _refuse_impossible(survey: Survey, clustering: Clustering) -> None:
     """Say what no run can be made of, before hours of writing.
 
     Raises:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from paris.registry.preparation import Wanted
     from paris.registry.samples import Rejects, Source
 
+UNITS = {"encode": "groups", "cluster": "choices", "look": "parts", "encode ahead": "batches"}
+"""What is counted in stages that do not count samples."""
+
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -145,8 +148,11 @@ def preparation_bar() -> Iterator[Callable[[str, int, int], None]]:
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(f"{what}, Ctrl-C is safe", total=None, unit="samples")
+                tasks[what] = bar.add_task(what, total=None, unit=UNITS.get(what, "samples"))
             bar.update(tasks[what], completed=done, total=total or None)
+            speed = bar.tasks[tasks[what]].speed
+            rate = f"{speed:,.0f}/s, " if speed else ""
+            bar.update(tasks[what], description=f"{what} {rate}Ctrl-C is safe")
 
         yield progress
 

@@ -48,6 +48,7 @@ class ColourFeatures:
 
     def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
+        self.means = {}
 
     def see(self, group: int, sample: Sample, catalogue: Catalogue) -> None:
         if group == len(self.rows):

@@ -169,9 +169,14 @@ def test_a_file_that_holds_no_centroids(data, tmp_path, junk):
 def test_centroids_of_other_features_are_refused(data, tmp_path):
     points = Centroids(np.eye(3, dtype=np.float32), np.zeros(3), np.arange(3))
     note = {"features": "pixels", "text": {"kind": "minilm", "name": "all-MiniLM-L6-v2", "tokens": 16}}
-    points.save(tmp_path / CENTROIDS, note, {})
-    with pytest.raises(VerificationError, match="other vectors"):
-        assign(open_source(str(data)), tmp_path / CENTROIDS, {}, tmp_path / "new", tmp_path / "cache")
+    for said, why in (
+        (note, "other vectors"),
+        ({"features": "pixels"}, "which text encoder"),
+        ({"text": 7}, "which text"),
+    ):
+        points.save(tmp_path / CENTROIDS, said, {})
+        with pytest.raises(VerificationError, match=why):
+            assign(open_source(str(data)), tmp_path / CENTROIDS, {}, tmp_path / "new", tmp_path / "cache")
 
 
 # How many clusters.

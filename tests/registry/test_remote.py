@@ -79,6 +79,11 @@ def test_a_pattern_over_http_is_fetched_once_and_in_order(server, tmp_path):
     assert len(server.asked) == 3
 
 
+def test_no_address_leaves_the_folder_of_fetched_files(tmp_path):
+    (file,) = open_remote("http://127.0.0.1:9/a/..%2F..%2Fevil.tar?x=/../y", tmp_path)
+    assert file.name == "evil.tar"
+
+
 def test_nothing_is_fetched_before_it_is_read(server, tmp_path):
     open_source(url(server, "s-{000..002}.tar"), cache=tmp_path / "cache")
     assert server.asked == []

@@ -61,11 +61,11 @@ def test_keys_groups_and_licences_are_columns(tmp_path):
 
 
 def test_columns_can_be_named_and_a_wrong_name_says_what_there_is(tmp_path):
-    pq.write_table(pa.table({"foto": PICTURES, "titel": CAPTIONS}), tmp_path / "t.parquet")
-    assert len(read(tmp_path / "t.parquet", columns=Columns("foto", "titel"))[0]) == 3
-    samples, rejects = read(tmp_path / "t.parquet", columns=Columns("foto", "title"))
+    pq.write_table(pa.table({"photo": PICTURES, "headline": CAPTIONS}), tmp_path / "t.parquet")
+    assert len(read(tmp_path / "t.parquet", columns=Columns("photo", "headline"))[0]) == 3
+    samples, rejects = read(tmp_path / "t.parquet", columns=Columns("photo", "title"))
     assert samples == []
-    assert "it has foto, titel; looked for title" in rejects.entries[0].reason
+    assert "it has photo, headline; looked for title" in rejects.entries[0].reason
 
 
 def test_row_groups_are_read_in_order_and_each_is_a_part(tmp_path):
