@@ -1,4 +1,4 @@
-"""An audit beside plain SHA-256 of the same files, sharding beside plain repacking, the Hub beside its own client."""
+"""Audit beside plain SHA-256, sharding beside repacking, the Hub beside its own client, replay beside training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.cheating import EVERY, STEPS, VICTIM, make_run, make_world
 from benchmarks.hub import fetching
 from benchmarks.measure import Row, compare
 from paris.models.checkpoints import export
@@ -28,10 +29,12 @@ from paris.protocol.manifest import Manifest
 from paris.protocol.records import Record, Tip
 from paris.registry.audit import audit
 from paris.registry.clusters import cluster
+from paris.registry.evidence import Evidence
 from paris.registry.features import PixelFeatures, survey
 from paris.registry.library import Library
 from paris.registry.recipes import PLANS
-from paris.registry.resolve import resolve
+from paris.registry.replay import replay_segment
+from paris.registry.resolve import ResolvedRun, resolve
 from paris.registry.shards import write_shards
 from paris.registry.sources import SAMPLE_FOLDER, Sample, open_source, read_samples
 from paris.registry.store import Store
@@ -50,6 +53,7 @@ def run(*, quick: bool) -> list[Row]:
                 Path(folder), samples=100 if quick else None, clusters=2 if quick else 4, repeats=1 if quick else 3
             ),
             fetching(Path(folder), size_mb=10 if quick else 500, repeats=1 if quick else 5),
+            replaying(Path(folder) / "replay", steps=8 if quick else STEPS, repeats=1 if quick else 5),
         ]
 
 
@@ -82,6 +86,37 @@ def auditing(folder: Path, experts: int, *, quick: bool, repeats: int) -> Row:
         unit="MB",
         repeats=repeats,
         note=f"{size_bytes / 1e6:.0f} MB in {len(files)} files; an audit also looks at every number: is it finite?",
+    )
+
+
+def replaying(folder: Path, steps: int, repeats: int) -> Row:
+    """One published segment executed again and compared, beside training as many steps; both on one thread."""
+    world = make_world(make_run(folder / "shared", 20 if steps < STEPS else EVERY, steps), 0, folder, folder / "shared")
+    unit = asyncio.run(world.resolved()).units[VICTIM]
+    resolved = ResolvedRun(world.run, world.charter.genesis, {VICTIM: unit})
+    trainer, began = world.trainer(VICTIM), world.states[f"{VICTIM}-1"]
+    done = unit.lineage[1].to_step - unit.lineage[1].from_step
+
+    def ours() -> None:
+        evidence = Evidence(world.library, resolved, (), world.folder)
+        assert asyncio.run(replay_segment(evidence, unit, 1)).equal
+
+    def train() -> None:
+        trainer.train(trainer.step + done)
+
+    def rewind() -> None:
+        trainer.load(began)
+
+    return compare(
+        f"replay a segment of {done} steps",
+        ours,
+        train,
+        against="training as many steps",
+        work=done,
+        unit="steps",
+        repeats=repeats,
+        before=rewind,
+        note="data ingested before; a replay also loads three states, and compares every number of two",
     )
 
 
