@@ -128,7 +128,7 @@ def sharding(folder: Path, samples: int | None, clusters: int, repeats: int) -> 
 
     surveyed = survey(read(), PixelFeatures())
     clustering, folders = cluster(surveyed, clusters), itertools.count()
-    total = sum(surveyed.samples)
+    total = int(sum(surveyed.samples))
 
     return compare(
         "shard sample:emoji: decode, check, split, write",
