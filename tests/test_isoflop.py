@@ -229,7 +229,7 @@ def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was_cut(isoflop, pict
     rows = report.rows_of(results)
     assert {row.way for row in rows} >= {"top-1", "top-2", "full", "oracle", "router-free top-1", "full, blind"}
     assert all(np.isfinite(list(row.experts.values())).all() for row in rows)
-    report.plot_curves(results, tmp_path / "curves.png")
+    report.plot_curves(results, "micro", tmp_path / "curves.png")
     report.plot_levels(rows, tmp_path / "levels.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert {*results[single.name]["curve"][0]["errors"]} == {*data.SPLITS}

@@ -103,7 +103,8 @@ def _report(options: argparse.Namespace) -> None:
     drawn = sorted((options.out / "drawings").glob("*.json"))
     drawings = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in drawn}
     write_json({"machine": machine(), "drawings": drawings}, RESULTS / "isoflop-drawings.json")
-    plot_curves(results, IMAGES / "isoflop-curves.png")
+    for size in sorted({row.arm.size for row in rows}):
+        plot_curves(results, size, IMAGES / f"isoflop-curves-{size}.png")
     plot_levels(rows, IMAGES / "isoflop-levels.png")
     print(table(rows))
 

@@ -24,8 +24,8 @@ LEARNING_RATE = 4e-3
 """The best of 1e-3, 2e-3 and 4e-3 for the one model after 500 steps."""
 
 FEATURES = ("text", "visual", "both", "style", "random")
-ROUTER_STEPS = 400
-ROUTER = {"width": 64, "depth": 2, "heads": 2}
+ROUTER_STEPS = 200
+ROUTER = {"width": 32, "depth": 1, "heads": 1}
 _NAME = re.compile(
     r"(?P<size>[a-z]+)(?:-(?P<features>[a-z]+)(?P<count>\d+)-b(?P<branch>\d+)(?:-o(?P<overlap>\d+))?)?-s(?P<seed>\d+)"
 )
@@ -59,7 +59,7 @@ class Size:
 
 SIZES = {
     "micro": Size(32, 1, 1, steps=12, every=4),
-    "nano": Size(32, 1, 1, steps=2500),
+    "nano": Size(32, 1, 1, steps=4000),
     "small": Size(64, 2, 2, steps=2500),
     "large": Size(96, 3, 3, steps=2500),
 }

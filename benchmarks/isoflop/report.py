@@ -95,8 +95,9 @@ def _cells(family: str, way: str, rows: list[Row]) -> list[str]:
     return [*cells, f"{mean(shares):.2f}"]
 
 
-def plot_curves(results: dict[str, Result], out: Path) -> None:
-    """Draw error over training FLOPs, on held-out and on training pictures."""
+def plot_curves(results: dict[str, Result], size: str, out: Path) -> None:
+    """Draw error over training FLOPs of one size's arms, on held-out and on training pictures."""
+    results = {name: result for name, result in results.items() if arm_of(name).size == size}
     figure = Figure(figsize=(12, 4.6))
     axes = figure.subplots(1, 2)
     families = sorted({arm_of(name).clustering for name in results if arm_of(name).features})
