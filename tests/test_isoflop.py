@@ -241,3 +241,12 @@ def test_a_misspelt_arm_on_the_command_line_is_a_usage_error(isoflop, monkeypatc
         isoflop("__main__").main()
     assert refusal.value.code == 2
     assert "There is no arm 'smal-s0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arm", "why"), [("small-s0", "Run it first"), ("small-text4-b0-s0:all", "mixed by all")])
+def test_what_was_not_run_or_cannot_be_mixed_is_not_drawn(isoflop, monkeypatch, capsys, tmp_path, arm, why):
+    monkeypatch.setattr(sys, "argv", ["isoflop", "draw", arm, "--step", "500", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as refusal:
+        isoflop("__main__").main()
+    assert refusal.value.code == 2
+    assert why in capsys.readouterr().err

@@ -21,6 +21,7 @@ from benchmarks.isoflop.report import plot_curves, plot_levels, results_in, rows
 from benchmarks.isoflop.shown import shown_of
 from benchmarks.isoflop.train import train_arm, train_routers
 from benchmarks.measure import machine
+from paris.models.checkpoints import CheckpointError
 from paris.models.files import write_json
 from paris.node.grid import captioned_grid, save_png
 from paris.protocol.errors import ParisError
@@ -55,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         options.do(options)
-    except (PlanError, ParisError) as error:
+    except (PlanError, ParisError, CheckpointError) as error:
         parser.error(str(error))
 
 
@@ -63,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
     arms = [arm_of(name) for name in options.arms]
     pictures = _pictures(options)
     for arm in arms:
-        result = options.out / "results" / f"{arm.name}.json"
+        result = _result(options.out, arm)
         if not result.exists():
             labels_P = _labels(arm, pictures, options)
             train_arm(arm, pictures, labels_P, options.out, _say)
@@ -77,6 +78,8 @@ def _draw(options: argparse.Namespace) -> None:
     wanted = [name.partition(":") for name in options.arms]
     if unknown := {way for _, _, way in wanted} - {"", *ROUTINGS}:
         raise PlanError(f"Experts cannot be mixed by {', '.join(sorted(unknown))}. There are {', '.join(ROUTINGS)}.")
+    if missing := [name for name, *_ in wanted if not _result(options.out, arm_of(name)).exists()]:
+        raise PlanError(f"{missing[0]} cannot draw: it was not trained and measured yet. Run it first.")
     pictures = _pictures(options)
     shown_PF = _shown(pictures, options)
     test, folder = test_pictures(pictures), options.out / "drawings"
@@ -124,8 +127,12 @@ def _labels(arm: Arm, pictures: Pictures, options: argparse.Namespace) -> Tensor
     return labels_of(arm.features, arm.count, pictures, shown_PF)
 
 
+def _result(out: Path, arm: Arm) -> Path:
+    return out / "results" / f"{arm.name}.json"
+
+
 def _file(folder: Path, name: str, way: str) -> Path:
-    return folder / f"{name}{'-' + way if way else ''}.json"
+    return folder / f"{'-'.join([name, *way.replace(',', '').split()])}.json"
 
 
 def _say(line: str) -> None:

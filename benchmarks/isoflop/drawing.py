@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ def test_pictures(pictures: Pictures) -> Tensor:
 def ensemble_of(arm: Arm, step: int, routing: Routing, out: Path) -> Ensemble:
     """Return an arm's units at a step as others would use them; one model is an ensemble of one."""
     units = [checkpoint(unit, step) for unit in unit_folders(arm, out)]
-    if arm.features:
-        router = load_network(Router, router_folder(out, arm.clustering, blind=False))
-    else:
-        router = router_of(1, blind=True)
-    return Ensemble(units, router, routing)
+    if not arm.features:
+        return Ensemble(units, router_of(1, blind=True), routing)
+    router = load_network(Router, router_folder(out, arm.clustering, blind=False))
+    result = json.loads((out / "results" / f"{arm.name}.json").read_text(encoding="utf-8"))
+    return Ensemble(units, router, routing, router_temperature=result["routers"]["text"]["temperature"])
 
 
 def draw(ensemble: Ensemble, pictures: Pictures, wanted: Tensor) -> Tensor:

@@ -36,6 +36,9 @@ ASKED = {TRAIN: (600, 2), VALIDATION: (400, 3), TEST: (1000, 2)}
 """Pictures of each split, at most, and questions about each, at different noise levels."""
 
 ASK_BATCH = 256
+SOFT = 3.0
+"""Divides a calibrated router's logits once more: knowing the cluster is not knowing the better expert."""
+
 EVENLY = 1e9
 """A temperature at which every expert weighs the same."""
 
@@ -45,6 +48,7 @@ ROUTINGS = {
     "top-3": Routing("top-k", 3),
     "threshold": Routing("threshold", threshold=0.05),
     "full": Routing("full"),
+    "full, soft": Routing("full", temperature=SOFT),
     "average": Routing("full", temperature=EVENLY),
 }
 CALIBRATION_ANSWERS = 1500

@@ -20,12 +20,11 @@ from benchmarks.isoflop.plan import Arm, arm_of
 
 MONOLITH = "monolith"
 ROUTERLESS = ("oracle", "average", "router-free")
-PLOTTED = ("oracle", "top-1", "full", "full, blind")
+PLOTTED = ("top-1", "full, soft", "full, blind")
 COLUMNS = (
     "experts", "mixed", "seeds", "held out: experts", "one model", "difference", "trained on: experts", "one model",
     "difference", "FLOPs of experts / one model",
 )  # fmt: skip
-PLAIN_NAMES = {"style5": "5 clusters by style", "text4": "4 by caption", "random4": "4 by chance"}
 
 Result = dict[str, Any]
 
@@ -55,7 +54,7 @@ class Row:
     @property
     def family(self) -> str:
         """Name of the arm without its seed."""
-        return self.arm.name.rpartition("-s")[0]
+        return _family(self.arm.name)
 
 
 def results_in(folder: Path) -> dict[str, Result]:
@@ -100,17 +99,17 @@ def plot_curves(results: dict[str, Result], size: str, out: Path) -> None:
     results = {name: result for name, result in results.items() if arm_of(name).size == size}
     figure = Figure(figsize=(12, 4.6))
     axes = figure.subplots(1, 2)
-    families = sorted({arm_of(name).clustering for name in results if arm_of(name).features})
-    colours = dict(zip([MONOLITH, *families], rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
+    families = sorted({_family(name) for name in results})
+    colours = dict(zip(families, rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
     for axis, split, title in zip(axes, ("test", "train"), ("held-out pictures", "training pictures"), strict=True):
         for name, result in results.items():
             arm = arm_of(name)
             if not arm.features:
                 axis.plot(*_curve(result, MONOLITH, split), "k-o", ms=3, label="one model")
                 continue
-            for way, style in zip(("top-1", "full", "oracle"), ("-o", "--s", ":"), strict=True):
-                label = f"{PLAIN_NAMES.get(arm.clustering, arm.clustering)}: {way}"
-                axis.plot(*_curve(result, way, split), style, ms=3, color=colours[arm.clustering], label=label)
+            for way, style in zip(PLOTTED, ("-o", "--s", ":"), strict=True):
+                line = _curve(result, way, split)
+                axis.plot(*line, style, ms=3, color=colours[_family(name)], label=f"{_family(name)}: {way}")
         axis.set(xlabel="training FLOPs, router included", ylabel="velocity error", title=title)
         axis.grid(alpha=0.3)
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
@@ -134,6 +133,10 @@ def plot_levels(rows: list[Row], out: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
     _save(figure, out)
+
+
+def _family(name: str) -> str:
+    return name.rpartition("-s")[0]
 
 
 def _row(arm: Arm, way: str, result: Result, monolith: Result) -> Row:
