@@ -74,7 +74,7 @@ def test_only_training_pictures_are_seen_mirrored(isoflop, pictures):
 @pytest.mark.parametrize("name", ["small", "small-s", "huge-s0", "small-text4-s0", "small-text4-b0-s0x", "../small-s0"])
 def test_a_misspelt_arm_is_refused_with_an_example(isoflop, name):
     plan = isoflop("plan")
-    with pytest.raises(plan.PlanError, match=r"small-text4-b2000-o20-s0"):
+    with pytest.raises(plan.PlanError, match=r"small-text4-b1000-o20-s0"):
         plan.arm_of(name)
 
 

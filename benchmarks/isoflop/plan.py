@@ -1,6 +1,6 @@
 """What the study trains: sizes of networks, and arms that a name on the command line spells out.
 
-An arm is one model (`small-s0`: size, seed) or experts (`small-text4-b2000-o20-s0`: size, features and number of the
+An arm is one model (`small-s0`: size, seed) or experts (`small-text4-b1000-o20-s0`: size, features and number of the
 clusters, the step of the one model that experts begin from (b0: from nothing), the share of an expert's samples that
 come from anywhere (left out: none), seed). Every arm of a size sees as many samples: experts share each step's batch
 (Decentralized Diffusion Models, arXiv 2501.05450, section 4), and what they begin from counts as theirs.
@@ -21,7 +21,7 @@ BATCH = 160
 """Divided by 2, 4, 5 and 8 experts without rest."""
 
 LEARNING_RATE = 4e-3
-"""The best of 1e-3, 2e-3 and 4e-3 for the one model after 500 steps."""
+"""The best of 1e-3, 2e-3 and 4e-3 for one model, in a first trial of 500 steps."""
 
 FEATURES = ("text", "visual", "both", "style", "random")
 ROUTER_STEPS = 200
@@ -126,7 +126,7 @@ def arm_of(name: str) -> Arm:
     found = _NAME.fullmatch(name)
     if found is None or found["size"] not in SIZES:
         raise PlanError(
-            f"There is no arm {name!r}. One model is called like small-s0, experts like small-text4-b2000-o20-s0; "
+            f"There is no arm {name!r}. One model is called like small-s0, experts like small-text4-b1000-o20-s0; "
             f"sizes are {', '.join(SIZES)}."
         )
     if found["features"] is None:
