@@ -20,7 +20,8 @@ from benchmarks.isoflop.plan import Arm, arm_of
 
 MONOLITH = "monolith"
 ROUTERLESS = ("oracle", "average", "router-free")
-PLOTTED = ("top-1", "full, soft", "full, blind")
+SHARP_AND_SOFT = ("top-1", "full, soft")
+PLOTTED = (*SHARP_AND_SOFT, "full, blind")
 COLUMNS = (
     "experts", "mixed", "seeds", "held out: experts", "one model", "difference", "trained on: experts", "one model",
     "difference", "FLOPs of experts / one model",
@@ -121,7 +122,7 @@ def plot_levels(rows: list[Row], out: Path) -> None:
     """Draw by noise level how much lower or higher the experts' error is than the one model's, on held-out pictures."""
     figure = Figure(figsize=(7, 4.2))
     axis = figure.subplots()
-    for way in PLOTTED:
+    for way in SHARP_AND_SOFT:
         for family in sorted({row.family for row in rows}):
             some = [row.levels for row in rows if (row.family, row.way) == (family, way)]
             if some:
@@ -131,7 +132,7 @@ def plot_levels(rows: list[Row], out: Path) -> None:
     axis.axhline(0, color="k", lw=0.8)
     axis.set(xlabel="noise level t (0 data, 1 noise)", ylabel="error, experts less one model")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, out)
 
 
