@@ -38,7 +38,7 @@ from paris.node.cli.promote import promote
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable
 from paris.node.settings import Settings
 
-MODELS = "tiny, tiny-pixels, dit-s-2, dit-b-2, dit-b-2-pooled, dit-xl-2, video-micro, video-tiny"
+MODELS = "tiny, tiny-pixels, dit-s-2, dit-b-2, dit-b-2-pooled, dit-xl-2, video-nano, video-micro, video-tiny"
 app = typer.Typer(help="Make runs and decide about them.", no_args_is_help=True)
 app.command()(promote)
 app.command()(amend)

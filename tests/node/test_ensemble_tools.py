@@ -66,7 +66,8 @@ def ensemble(tmp_path: Path) -> Path:
 
 def test_the_data_of_a_run_is_fetched_whole_and_laid_out(fetched, shards):
     told, folder = fetched
-    assert told["shards"] == sorted(path.name for path in (folder / "shards").iterdir())
+    assert told["shards"] == sorted(path.name for path in (folder / "shards").iterdir() if path.suffix == ".tar")
+    assert {path.name for path in (folder / "shards").iterdir()} == {*told["shards"], "centroids.safetensors"}
     assert told["fetched_bytes"] == told["bytes"] == sum(p.stat().st_size for p in (folder / "shards").iterdir())
     assert len(shards["train"]) == 2
     with tarfile.open(shards["train"][0]) as tar:
