@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paris.models.layers import Attention, Perceptron, modulate
-from paris.models.positions import POSITIONS, ROTARY, Rotation
+from paris.models.positions import POSITIONS, ROTARY, SINUSOIDAL, Rotation
 
 SINGLE: Final = "single"
 PER_BLOCK: Final = "per-block"
@@ -33,6 +33,7 @@ LARGEST: Final = {
     "heads": 256,
     "mlp_ratio": 64,
     "text_dim": 65536,
+    "text_layers": 2,
     "clusters": 4096,
     "frames": 4096,
     "patch_frames": 64,
@@ -148,6 +149,11 @@ def require_sound(
         raise ValueError(
             f"A {network} with rotary positions needs heads of a width that 4 divides, for two axes of pairs; here "
             f"it is {width // heads}. Correct the preset or config.json."
+        )
+    if positions == SINUSOIDAL and width % 4:
+        raise ValueError(
+            f"A {network} with sinusoidal positions needs a width that 4 divides, for sines and cosines of two axes; "
+            f"here it is {width}. Correct the preset or config.json."
         )
 
 

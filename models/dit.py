@@ -2,7 +2,9 @@
 
 Source: Paris (arXiv 2510.03434), its released expert config and a public port of its weights: one shared time
 projection (AdaLN-Single), per-block scale-shift tables, ungated cross-attention of un-normalised tokens on projected
-text, learned positions. The other wirings are those of DiT (arXiv 2212.09748) and of the papers in `positions.py`.
+text, learned positions. With sinusoidal positions and two layers for the text it is the network of PixArt-alpha (arXiv
+2310.00426), which diffusers has too. The other wirings are those of DiT (arXiv 2212.09748) and of the papers in
+`positions.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from paris.models.blocks import SINGLE, Block, grid_of, require_bounded, require_sound
 from paris.models.layers import TimeEmbedding, initialise_linear, modulate, patchify, unpatchify
-from paris.models.positions import LEARNED, ROTARY, resized, rotation
+from paris.models.positions import LEARNED, ROTARY, learned_places, places, rotation
 
 CROSS: Final = "cross"
 POOLED: Final = "pooled"
@@ -40,7 +42,8 @@ class DiT(ModelMixin, ConfigMixin):
         modulation: "single" (AdaLN-Single) or "per-block" (AdaLN-Zero), see `blocks.py`.
         text: "cross" for cross-attention on the tokens; "pooled" adds the mean of the tokens that count to the time
             embedding, as DiT does with its class.
-        positions: "learned" or "rotary", see `positions.py`.
+        text_layers: of the projection of the tokens to D: 1, or 2 with a tanh-approximated GELU between, as in PixArt.
+        positions: "learned", "sinusoidal" or "rotary", see `positions.py`.
         qk_norm: normalise queries and keys of all attentions.
 
     Raises:
@@ -65,13 +68,14 @@ class DiT(ModelMixin, ConfigMixin):
         text_dim: int = 768,
         modulation: str = SINGLE,
         text: str = CROSS,
+        text_layers: int = 1,
         positions: str = LEARNED,
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
         require_bounded(
             "DiT", channels=channels, height=height, patch=patch, width=width, depth=depth, heads=heads,
-            mlp_ratio=mlp_ratio, text_dim=text_dim,
+            mlp_ratio=mlp_ratio, text_dim=text_dim, text_layers=text_layers,
         )  # fmt: skip
         require_sound(
             "DiT", height=height, patch=patch, width=width, heads=heads, positions=positions, modulation=modulation
@@ -82,13 +86,13 @@ class DiT(ModelMixin, ConfigMixin):
                 f"{POOLED!r} with per-block modulation. Correct the preset or config.json."
             )
         self.patch, self.channels, self.head_width = patch, channels, width // heads
+        self.positions, self.height = positions, height
         self.gradient_checkpointing = False
         self.patch_in = nn.Linear(channels * patch * patch, width)
-        places = None if positions == ROTARY else nn.Parameter(0.02 * torch.randn((height // patch) ** 2, width))
-        self.register_parameter("pos_embed", places)
+        self.register_parameter("pos_embed", learned_places(height // patch, width) if positions == LEARNED else None)
         self.time = TimeEmbedding(width)
         self.time_to_modulation = nn.Linear(width, 6 * width) if modulation == SINGLE else None
-        self.text_in = nn.Linear(text_dim, width)
+        self.text_in = _text_projection(text_dim, width, text_layers)
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp_ratio, modulation=modulation, cross=text == CROSS, qk_norm=qk_norm)
             for _ in range(depth)
@@ -123,10 +127,10 @@ class DiT(ModelMixin, ConfigMixin):
         rows, columns = grid_of(x_BCHW, self.patch)
         x = self.patch_in(patchify(x_BCHW, self.patch))
         turn = None
-        if self.pos_embed is None:
+        if self.positions == ROTARY:
             turn = rotation(rows, columns, self.head_width, x.device)
         else:
-            x = x + resized(self.pos_embed, rows, columns)
+            x = x + places(self.pos_embed, rows, columns, self.height, self.patch, self.patch_in.weight)
         time_BD = self.time(t_B)
         text_BLD = self.text_in(text_BLE)
         condition = self._condition(time_BD, text_BLD, mask_BL)
@@ -150,3 +154,9 @@ class DiT(ModelMixin, ConfigMixin):
             return time_BD
         counts_BL1 = mask_BL[..., None].to(text_BLD.dtype)
         return time_BD + (text_BLD * counts_BL1).sum(1) / counts_BL1.sum(1).clamp(min=1)
+
+
+def _text_projection(text_dim: int, width: int, layers: int) -> nn.Module:
+    if layers == 1:
+        return nn.Linear(text_dim, width)
+    return nn.Sequential(nn.Linear(text_dim, width), nn.GELU(approximate="tanh"), nn.Linear(width, width))

@@ -133,7 +133,8 @@ def initialise(file: Path, arguments: Mapping[str, Any], *, seed: int = 0) -> In
     fitted = {"time.out.bias": kept.pop("time.out.bias") + source[CLASSES][-1]}
     if network.time_to_modulation is not None:
         fitted |= _shared_modulation(source, {**kept, **fitted}, len(network.blocks))
-    new = {"text_in.weight": torch.zeros_like(state["text_in.weight"])} if network.config["text"] == "pooled" else {}
+    last = "text_in.weight" if network.config["text_layers"] == 1 else "text_in.2.weight"
+    new = {last: torch.zeros_like(state[last])} if network.config["text"] == "pooled" else {}
     network.load_state_dict({**state, **new, **kept, **fitted})
     used = {row.theirs for row in rows} | {CLASSES}
     if network.time_to_modulation is not None:

@@ -278,7 +278,7 @@ class ParisPipeline(DiffusionPipeline):
         if not self.makes_clips and config.get("positions", "learned") != "rotary":
             raise PipelineError(
                 f"These experts draw {columns * factor} x {rows * factor} pixels and nothing else: their positions "
-                f"were learned for that size. {width} x {height} needs experts with rotary positions."
+                f"are for that size. {width} x {height} needs experts with rotary positions."
             )
         if height % grain or width % grain:
             raise PipelineError(f"{width} x {height} pixels cannot be drawn: both must be multiples of {grain}.")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from paris.models.blocks import PER_BLOCK, Block, grid_of, require_bounded, require_sound
 from paris.models.layers import TimeEmbedding, initialise_linear, patchify
-from paris.models.positions import LEARNED, ROTARY, resized, rotation
+from paris.models.positions import LEARNED, ROTARY, learned_places, places, rotation
 
 
 class Router(ModelMixin, ConfigMixin):
@@ -33,7 +33,7 @@ class Router(ModelMixin, ConfigMixin):
         clusters: number of clusters K.
         mlp_ratio: hidden width of the perceptrons over D.
         text_dim: width E of the pooled text; 0 makes a blind router, as Paris released.
-        positions: "learned" or "rotary", see `positions.py`.
+        positions: "learned", "sinusoidal" or "rotary", see `positions.py`.
         qk_norm: normalise queries and keys.
 
     Raises:
@@ -67,10 +67,10 @@ class Router(ModelMixin, ConfigMixin):
         )  # fmt: skip
         require_sound("Router", height=height, patch=patch, width=width, heads=heads, positions=positions)
         self.patch, self.head_width = patch, width // heads
+        self.positions, self.height = positions, height
         self.gradient_checkpointing = False
         self.patch_in = nn.Linear(channels * patch * patch, width)
-        places = None if positions == ROTARY else nn.Parameter(0.02 * torch.randn((height // patch) ** 2, width))
-        self.register_parameter("pos_embed", places)
+        self.register_parameter("pos_embed", learned_places(height // patch, width) if positions == LEARNED else None)
         self.cls_token = nn.Parameter(0.02 * torch.randn(width))
         self.time = TimeEmbedding(width)
         self.text_in = nn.Linear(text_dim, width) if text_dim else None
@@ -102,10 +102,10 @@ class Router(ModelMixin, ConfigMixin):
         rows, columns = grid_of(x_BCHW, self.patch)
         x = self.patch_in(patchify(x_BCHW, self.patch))
         turn = None
-        if self.pos_embed is None:
+        if self.positions == ROTARY:
             turn = rotation(rows, columns, self.head_width, x.device, unplaced=1)
         else:
-            x = x + resized(self.pos_embed, rows, columns)
+            x = x + places(self.pos_embed, rows, columns, self.height, self.patch, self.patch_in.weight)
         condition = self.time(t_B)
         cls_BD = self.cls_token.expand(len(x), -1)
         if self.text_in is not None:

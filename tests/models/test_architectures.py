@@ -6,14 +6,16 @@ import itertools
 
 import pytest
 import torch
+from diffusers.models.embeddings import PatchEmbed
 
 from paris.models.blocks import MODULATIONS, PER_BLOCK, SINGLE
 from paris.models.dit import CROSS, POOLED, DiT
 from paris.models.networks import load_network
-from paris.models.positions import LEARNED, POSITIONS, ROTARY, resized, rotate, rotation
+from paris.models.positions import LEARNED, POSITIONS, ROTARY, SINUSOIDAL, resized, rotate, rotation, sinusoids
 from paris.models.router import Router
 
 SIZE = {"channels": 2, "height": 8, "patch": 2, "width": 32, "depth": 2, "heads": 2}
+PIXART = {"positions": SINUSOIDAL, "text_layers": 2}
 WIRINGS = [
     {"modulation": modulation, "text": text, "positions": positions, "qk_norm": qk_norm}
     for modulation, text, positions, qk_norm in itertools.product(
@@ -21,6 +23,7 @@ WIRINGS = [
     )
     if (modulation, text) != (SINGLE, POOLED)
 ]
+WIRINGS += [PIXART, {"modulation": PER_BLOCK, "text": POOLED, "text_layers": 2}]
 
 
 def shaken(network):
@@ -105,6 +108,28 @@ def test_learned_places_are_kept_on_their_own_grid_and_smooth_on_another():
 
 
 @pytest.mark.parametrize(
+    ("side", "patch", "rows", "columns"),
+    [(8, 2, 4, 4), (8, 2, 7, 3), (64, 2, 32, 32), (128, 8, 16, 16), (128, 8, 5, 9)],
+)
+def test_sinusoids_are_those_of_pixart_on_every_grid(side, patch, rows, columns):
+    theirs = PatchEmbed(side, side, patch, in_channels=1, embed_dim=16, interpolation_scale=max(side // 64, 1))
+    with torch.no_grad():
+        for part in theirs.proj.parameters():
+            part.zero_()
+        expected = theirs(torch.zeros(1, 1, rows * patch, columns * patch))[0]
+    assert torch.equal(sinusoids(rows, columns, side, patch, 16, torch.device("cpu")), expected)
+
+
+def test_sinusoids_first_needed_without_gradients_serve_training_after():
+    expert = shaken(DiT(**SIZE, text_dim=16, **PIXART))
+    with torch.inference_mode():
+        expert(*inputs(10, 14))
+    expert(*inputs(10, 14)).square().sum().backward()
+    assert expert.pos_embed is None
+    assert all(bool(parameter.grad.any()) for parameter in expert.parameters())
+
+
+@pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"height": 7}, "patch must divide height"),
@@ -112,7 +137,10 @@ def test_learned_places_are_kept_on_their_own_grid_and_smooth_on_another():
         ({"positions": "absolute"}, "positions are"),
         ({"modulation": "film"}, "modulation is"),
         ({"positions": ROTARY, "heads": 16}, "a width that 4 divides"),
+        ({"positions": SINUSOIDAL, "width": 30}, "a width that 4 divides"),
         ({"text": "shouted"}, "text is"),
+        ({"text_layers": 3}, "text_layers of 3"),
+        ({"text_layers": True}, "text_layers of True"),
         ({"text": POOLED, "modulation": SINGLE}, "with per-block modulation"),
     ],
 )
