@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from paris.models.checkpoints import CheckpointError
@@ -91,7 +90,7 @@ class Autoencoder:
         return pictures.float().clamp(-1, 1)
 
 
-_AUTOENCODERS: dict[str, Any] = {"autoencoder-tiny": AutoencoderTiny, "autoencoder-kl": AutoencoderKL}
+_AUTOENCODERS = {"autoencoder-tiny": "AutoencoderTiny", "autoencoder-kl": "AutoencoderKL"}
 
 
 def open_codec(kind: str, folder: Path | None = None) -> Codec:
@@ -113,17 +112,19 @@ def open_codec(kind: str, folder: Path | None = None) -> Codec:
     return Autoencoder(kind, load_autoencoder(_AUTOENCODERS[kind], kind, folder))
 
 
-def load_autoencoder(network: Any, kind: str, folder: Path | None) -> Any:
-    """Return a diffusers autoencoder of this class, loaded strictly.
+def load_autoencoder(network: str, kind: str, folder: Path | None) -> Any:
+    """Return an autoencoder of this class of diffusers, loaded strictly.
 
     Raises:
         CodecError: there is no folder, or it holds no such autoencoder.
     """
     if folder is None:
         raise CodecError(f"A codec of kind {kind!r} needs a folder with its weights, and none was given.")
+    import diffusers  # noqa: PLC0415 - seconds, and who has a cache or pixels needs no autoencoder
+
     try:
         _require_bounded(read_config(folder))
-        model = load_network(network, folder, names=_present_name)
+        model = load_network(getattr(diffusers, network), folder, names=_present_name)
         model.register_to_config(**{name: read_config(folder).get(name) for name in CHANNEL_STATISTICS})
     except CheckpointError as error:
         raise CodecError(f"The {kind} in {folder} cannot be used. {error}") from error

@@ -48,7 +48,8 @@ from paris.models.renaming import (
     to_theirs,
 )
 from paris.models.router import Router
-from paris.models.text import Clip, TextEncoder
+from paris.models.text import TextEncoder
+from paris.models.text_networks import Clip
 
 if TYPE_CHECKING:
     from paris.models.pipeline import ParisPipeline

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +27,8 @@ from paris.models.conversion import Prediction
 from paris.models.ensemble import Ensemble
 from paris.models.experts import ExpertPool
 from paris.models.files import write_json
+from paris.models.images import to_images
+from paris.models.index import INDEX, TEXT, write_index
 from paris.models.kinds import ROUTERS, kind_in, latent_shape
 from paris.models.latents import Autoencoder, Codec, CodecError
 from paris.models.networks import load_network, read_config
@@ -38,8 +40,6 @@ from paris.models.text import Remembering, TextBatch, TextEncoder, open_text_enc
 from paris.models.trace import Trace
 from paris.models.videocodec import latent_frames, open_codec_of
 
-INDEX = "model_index.json"
-TEXT = "text_encoder.json"
 USUAL_TOP_K = 2
 PROBE_PX = 64
 
@@ -313,40 +313,6 @@ class ParisPipeline(DiffusionPipeline):
         return self.codec.encode(pictures[:, :, None] if self.makes_clips else pictures)
 
 
-def write_index(
-    folder: Path,
-    experts: int,
-    codec: str,
-    text: dict[str, Any],
-    *,
-    shift: float | None = None,
-    objectives: Sequence[Mapping[str, str]] | None = None,
-    measured: Mapping[str, Any] | None = None,
-    absent: Sequence[int] = (),
-) -> None:
-    """Write model_index.json and text_encoder.json, and the default scheduler where asked: all but the weights.
-
-    Args:
-        folder: the pipeline folder.
-        experts: number of expert_<k> folders.
-        codec: kind of codec.
-        text: kind, name, sha256 and tokens of the text encoder.
-        shift: also write scheduler/scheduler_config.json, of steps with this time shift.
-        objectives: {objective, noise_schedule} of every expert; None means that all predict flow velocity.
-        measured: `top_k` and `router_temperature`, where a run has measured them.
-        absent: experts whose folders are missing on purpose, by number.
-    """
-    index: dict[str, Any] = {"_class_name": "ParisPipeline", "experts": experts, "codec": codec, **(measured or {})}
-    if absent:
-        index["absent"] = list(absent)
-    if objectives is not None:
-        index["objectives"] = [dict(names) for names in objectives]
-    write_json(index, folder / INDEX)
-    write_json(text, folder / TEXT)
-    if shift is not None:
-        FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
-
-
 def remember(folder: Path, **measured: Any) -> None:
     """Write what was measured of an ensemble, `top_k` or `router_temperature`, into its folder.
 
@@ -355,12 +321,6 @@ def remember(folder: Path, **measured: Any) -> None:
     """
     index = _read_json(folder / INDEX, experts=int, codec=str)
     write_json({**index, **measured}, folder / INDEX)
-
-
-def to_images(pictures_B3HW: Tensor) -> list[Image.Image]:
-    """Turn pictures in [-1, 1] into PIL images."""
-    levels = ((pictures_B3HW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in levels]
 
 
 def _one_each(values: Any, prompts: int, name: str) -> list[Any]:

@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import diffusers
 from torch import Tensor
 
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -38,7 +37,7 @@ def make_scheduler(name: str, shift: float = 1.0) -> Any:
     if name not in SCHEDULERS:
         raise SchedulerError(f"There is no scheduler {name!r}. This version knows {', '.join(SCHEDULERS)}.")
     kind, settings = SCHEDULERS[name]
-    return getattr(diffusers, kind)(**settings, **{"flow_shift" if settings else "shift": shift})
+    return _class(kind)(**settings, **{"flow_shift" if settings else "shift": shift})
 
 
 def shift_of(scheduler: Any) -> float:
@@ -63,7 +62,7 @@ def open_scheduler(folder: Path) -> Any:
             f"{folder} names the scheduler {kind}, whose settings do not walk straight flow paths. "
             f"This version knows {', '.join(name for name, _ in SCHEDULERS.values())}, with flow sigmas."
         )
-    return getattr(diffusers, kind).from_config(config)
+    return _class(kind).from_config(config)
 
 
 def noise_levels(scheduler: Any, steps: int, strength: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -89,3 +88,9 @@ def noise_levels(scheduler: Any, steps: int, strength: float = 1.0) -> tuple[Ten
     scheduler.set_begin_index(begin)
     timesteps = scheduler.timesteps[begin:]
     return timesteps, scheduler.sigmas[begin : begin + len(timesteps)].float()
+
+
+def _class(kind: str) -> Any:
+    import diffusers  # noqa: PLC0415 - seconds, and most who know of schedulers never make one
+
+    return getattr(diffusers, kind)

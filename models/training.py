@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from paris.models import checkpoints, evaluation, flops
@@ -27,6 +26,9 @@ from paris.models.passes import Passes
 from paris.models.precision import DTYPES, LossScale
 from paris.models.recipe import Recipe, warmed_decay
 from paris.models.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 REPORT_EVERY_STEPS = 10
 """The loss stays on the device between reports, so that the host never waits for a step."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from paris.models.latents import Autoencoder, Codec, CodecError, Pixels, load_autoencoder, open_codec
@@ -64,7 +63,7 @@ def open_video_codec(kind: str, folder: Path | None = None) -> Codec:
         CodecError: for an unknown kind, or a folder that holds no such autoencoder.
     """
     if kind == HUNYUAN:
-        return CausalAutoencoder(kind, load_autoencoder(AutoencoderKLHunyuanVideo, kind, folder))
+        return CausalAutoencoder(kind, load_autoencoder("AutoencoderKLHunyuanVideo", kind, folder))
     codec = open_codec(kind, folder)
     return codec if isinstance(codec, Pixels) or not isinstance(codec, Autoencoder) else Framewise(kind, codec.model)
 

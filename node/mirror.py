@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -58,7 +59,7 @@ class Mirror:
     async def _copy(self, unit: ResolvedUnit, counted: str | None) -> None:
         library, newest = self._place.peer.library, unit.lineage[-1]
         manifest = await library.manifest(newest.manifest, unit.providers)
-        wanted = checkpoint_files(manifest, self._place.genesis, unit.unit)
+        wanted = await asyncio.to_thread(checkpoint_files, manifest, self._place.genesis, unit.unit)
         await library.files(wanted.files, unit.providers)
         before = held_manifest(self._place, unit.unit)
         held = self._held.get(unit.unit, set()) | ({before} if before else set())

@@ -142,7 +142,7 @@ async def _checkout(
 ) -> Path:
     """Fetch a manifest's selected files and lay them out in a folder named by what is in it: it is never stale."""
     library = place.peer.library
-    wanted = select(await library.manifest(digest, providers))
+    wanted = await asyncio.to_thread(select, await library.manifest(digest, providers))
     folder = place.work(CHECKED_OUT) / wanted.digest.removeprefix("sha256:")[:24]
     if not folder.is_dir():
         await library.files(wanted.files, providers, progress)

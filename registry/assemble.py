@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.conversion import Prediction
-from paris.models.pipeline import write_index
+from paris.models.index import write_index
 from paris.protocol.errors import RecordError, UnavailableError, UsageError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
@@ -67,7 +67,7 @@ async def fetch_ensemble(
     for unit in resolved.units.values():
         serving = (*unit.providers, *providers)
         manifest = await library.manifest(str(unit.manifest), serving)
-        manifests[unit.unit] = model_files(manifest, resolved.genesis, unit.unit)
+        manifests[unit.unit] = await asyncio.to_thread(model_files, manifest, resolved.genesis, unit.unit)
         fetched_bytes += await library.files(manifests[unit.unit].files, serving, progress)
         await asyncio.to_thread(_refuse_broken, library, resolved, unit, manifests[unit.unit])
     codec = None

@@ -171,7 +171,7 @@ class _Auditor:
         serving = (*unit.providers, *self._providers)
         try:
             manifest = await self._library.manifest(str(unit.manifest), serving)
-            wanted = model_files(manifest, genesis, unit.unit)
+            wanted = await asyncio.to_thread(model_files, manifest, genesis, unit.unit)
             await self._library.files(wanted.files, serving)
             paths = {entry.name: await asyncio.to_thread(self._library.store.verify, entry) for entry in wanted.files}
             size = f"{len(wanted.files)} files, {wanted.size_bytes:,} bytes, every digest as signed"

@@ -19,7 +19,6 @@ from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import CLIPVisionModelWithProjection, Dinov2Model
 
 from paris.models.text import HUB_FILES
 from paris.protocol.errors import ResourceError, UsageError
@@ -153,6 +152,8 @@ class Dinov2(VisionNetwork):
     """DINOv2 (arXiv 2304.07193): the normalised CLS token, at 224 pixels or the size a small network was built for."""
 
     def __init__(self, folder: Path) -> None:
+        from transformers import Dinov2Model  # noqa: PLC0415 - seconds, and most runs are cut up without it
+
         self._model = _pretrained(Dinov2Model, folder, "DINOv2")
         side_px = min(224, int(self._model.config.image_size))
         super().__init__("dinov2", _digest(folder), int(self._model.config.hidden_size), side_px, *IMAGENET)
@@ -166,6 +167,8 @@ class ClipImage(VisionNetwork):
     """CLIP's picture side (arXiv 2103.00020): the projected vector that is compared with captions."""
 
     def __init__(self, folder: Path) -> None:
+        from transformers import CLIPVisionModelWithProjection  # noqa: PLC0415 - as above
+
         self._model = _pretrained(CLIPVisionModelWithProjection, folder, "CLIP", spare="text")
         config = self._model.config
         super().__init__("clip", _digest(folder), int(config.projection_dim), int(config.image_size), *_CLIP_COLOURS)

@@ -63,13 +63,15 @@ class Evidence:
             UnavailableError: nobody serves them any more.
             RecordError: they are larger than their network can be.
         """
-        wanted = model_files(await self.manifest(unit, index), self.genesis, unit.unit)
+        manifest = await self.manifest(unit, index)
+        wanted = await asyncio.to_thread(model_files, manifest, self.genesis, unit.unit)
         return await self._laid_out(wanted, self._serving(unit, index))
 
     async def state(self, unit: ResolvedUnit, index: int) -> Path | None:
         """A folder with the full training state; None where no peer holds it any more."""
         try:
-            wanted = state_file(await self.manifest(unit, index), self.genesis, unit.unit)
+            manifest = await self.manifest(unit, index)
+            wanted = await asyncio.to_thread(state_file, manifest, self.genesis, unit.unit)
             return await self._laid_out(wanted, self._serving(unit, index))
         except (UnavailableError, RecordError):
             return None
@@ -80,7 +82,8 @@ class Evidence:
         if digest is None:
             return None
         manifest = await self.library.manifest(digest, self.providers)
-        return await self._laid_out(model_files(manifest, self.genesis, "cluster-0"), self.providers)
+        wanted = await asyncio.to_thread(model_files, manifest, self.genesis, "cluster-0")
+        return await self._laid_out(wanted, self.providers)
 
     async def data(self, unit: str, side: str, secret: random.Random | None = None) -> LatentCache:
         """A unit's training or hold-out samples.

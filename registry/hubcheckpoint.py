@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.schedulers import make_scheduler
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.protocol.genesis import Genesis
@@ -177,10 +178,7 @@ def _content(store: Store, entry: FileEntry) -> Path | bytes | None:
 
 def _scheduler(genesis: Genesis) -> bytes:
     """The sampler's settings, as diffusers reads them: its times are shifted as those of the training were."""
-    from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: PLC0415 - seconds, and only who publishes needs it
-
-    shift = float(genesis.training.expert.time_shift)
-    return str(FlowMatchEulerDiscreteScheduler(shift=shift).to_json_string()).encode()
+    return str(make_scheduler("euler", float(genesis.training.expert.time_shift)).to_json_string()).encode()
 
 
 def _described(files: Mapping[str, Path | bytes]) -> dict[str, Lying]:

@@ -17,9 +17,9 @@ from paris.models.conversion import Prediction
 from paris.models.decoding import first_frame
 from paris.models.distributed import local_device
 from paris.models.ensemble import Ensemble
+from paris.models.images import to_images
 from paris.models.kinds import expert_of, latent_shape
 from paris.models.networks import load_network
-from paris.models.pipeline import to_images
 from paris.models.routing import Routing
 from paris.models.sampling import sample
 from paris.models.schedulers import make_scheduler

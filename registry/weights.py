@@ -1,6 +1,7 @@
 """Which files of a stranger's checkpoint are used, how large they can be, and whether they hold what they should.
 
-The first two are known before a byte is fetched.
+The first two are known before a byte is fetched. Whoever serves peers asks from a thread: the first question imports
+the class of the network, which takes seconds.
 """
 
 from __future__ import annotations

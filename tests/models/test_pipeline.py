@@ -17,8 +17,10 @@ from paris.models.conversion import Prediction
 from paris.models.dit import DiT
 from paris.models.ensemble import Ensemble
 from paris.models.experts import MemoryCapError
+from paris.models.images import to_images
+from paris.models.index import write_index
 from paris.models.latents import Pixels, open_codec
-from paris.models.pipeline import ParisPipeline, PipelineError, to_images, write_index
+from paris.models.pipeline import ParisPipeline, PipelineError
 from paris.models.presets import PRESETS
 from paris.models.router import Router
 from paris.models.routing import RoutingError

@@ -20,7 +20,7 @@ from paris.models.latents import Autoencoder
 from paris.models.pipeline import ParisPipeline
 from paris.models.presets import ROUTERS
 from paris.models.router import Router
-from paris.models.text import Clip
+from paris.models.text_networks import Clip
 from paris.models.video_presets import EVERY_PRESET
 from paris.node.cli.app import app
 from paris.node.cli.models import catalogue, models_table, size
