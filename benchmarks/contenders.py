@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,14 @@ def ours(preset: Preset, batch: int) -> Contender:
     network, cache = _network(preset), random_cache(preset, 4 * batch)
     trainer = Trainer(network, VelocityObjective(), cache, _recipe(batch), ("benchmark",))
     return Contender("paris.models.Trainer", lambda: trainer.train(trainer.step + 1), *_size(network, preset))
+
+
+def ours_without_text_tokens(preset: Preset, batch: int) -> Contender:
+    """`Trainer` over our network in DiT's own wiring: one vector of text and no attention to it."""
+    wiring = {"modulation": "per-block", "text": "pooled"}
+    return replace(
+        ours(replace(preset, expert={**preset.expert, **wiring}), batch), words="paris.models.Trainer, DiT's wiring"
+    )
 
 
 def bare(preset: Preset, batch: int, *, careful: bool = False) -> Contender:
@@ -145,8 +153,9 @@ CONTENDERS: dict[str, Callable[[Preset, int], Contender]] = {
     "careful": lambda preset, batch: bare(preset, batch, careful=True),
     "pixart": pixart,
     "dit": dit,
+    "ours as dit": ours_without_text_tokens,
 }
-"""Ours first, then whom it is measured against."""
+"""Ours first, then whom it is measured against; last ours again, as equal to diffusers' DiT as it gets."""
 
 OF_CLIPS = ("ours", "bare", "careful")
 """Those that train networks of clips too."""

@@ -150,12 +150,17 @@ def assign(
     """Say which cluster of a run new samples belong to."""
     with errors_to_exit_codes(as_json=json):
         from paris.node.home import Home
+        from paris.protocol.errors import UsageError
         from paris.registry.centroids import CENTROIDS
         from paris.registry.preparation import assign as assigned
         from paris.registry.runs import fetched_folder, looks_folder
 
         path = Home(Settings.load(home=home).home).path
         file = centroids / CENTROIDS if centroids.is_dir() else centroids
+        if not file.is_file():
+            why = f"it is neither a file nor a folder with a {CENTROIDS}"
+            hint = "Fetch the run's data with `paris-node data fetch RUN --to FOLDER` and name that folder."
+            raise UsageError(f"there are no centroids at {centroids}", why, hint)
         source = open_data(data, split_key, None, column, fetched_folder(path))
         work = path / "create" / f"assign-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
         with preparation_bar() as progress:

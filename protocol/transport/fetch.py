@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Failure = NetworkError | DigestError
 """What can be wrong with a source."""
 
-_STREAMS_PER_SOURCE = 2  # one piece is on its way while the other is hashed and written
+_STREAMS_PER_SOURCE = 4  # pieces are on their way while others are hashed and written; two were measured to be slower
 _STREAMS = 16
 _MOST_RESTS = 8
 

@@ -121,7 +121,7 @@ MISTAKES = {
     "engine": (("run", "create", "sample:emoji", "--engine", "spark"), 2, "no engine called"),
     "model": (("data", "survey", "sample:emoji", "--model", "huge"), 2, "no preset 'huge'"),
     "survey data": (("data", "survey", "sample:cats"), 2, "no packaged sample"),
-    "centroids": (("data", "assign", "nowhere.safetensors", "sample:emoji"), 3, "no centroids"),
+    "centroids": (("data", "assign", "paris://nowhere", "sample:emoji"), 2, "there are no centroids"),
     "run key": (("data", "push", "paris://12", "--repo", "a/b"), 2, "run key"),
     "repository": (("data", "push", "paris://" + "0" * 64, "--repo", "things"), 2, "things"),
     "unknown run": (("data", "push", "paris://" + "0" * 64, "--repo", "a/b"), 4, ""),
