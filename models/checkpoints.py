@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from paris.models.files import write_json, write_tensors
+from paris.models.published import Form, form_of
 
 STATE = "state.safetensors"
 STATE_NOTE = "state.json"
@@ -85,8 +86,16 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> tuple[dict[str
     return groups, note
 
 
-def load_export(folder: Path, shapes: Mapping[str, torch.Size], names: Callable[[str], str] = str) -> dict[str, Tensor]:
-    """Read exported weights of a network with these shapes, whose tensors the file may call by other names.
+def load_export(
+    folder: Path, form: Form, shapes: Mapping[str, torch.Size], names: Callable[[str], str] = str
+) -> dict[str, Tensor]:
+    """Read exported weights of a network with these shapes, by its own names.
+
+    Args:
+        folder: where the file is.
+        form: how such a network lies in files.
+        shapes: of the network's tensors.
+        names: what the file should call a tensor of it.
 
     Raises:
         CheckpointError: where the file is not whole or of another network.
@@ -98,20 +107,36 @@ def load_export(folder: Path, shapes: Mapping[str, torch.Size], names: Callable[
     weights: dict[str, Tensor] = {names(name): tensor for name, tensor in found.items()}
     if len(weights) < len(found):
         raise CheckpointError(f"{folder / WEIGHTS} holds one tensor under two names. Fetch it from somebody else.")
-    check_tensors(folder / WEIGHTS, weights, shapes)
-    return weights
+    check_tensors(folder / WEIGHTS, weights, file_shapes(form, shapes))
+    return form.from_file(weights)
+
+
+def file_shapes(form: Form, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
+    """Return the shapes of the file's tensors of a network with these shapes."""
+    without_memory = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return {name: tensor.shape for name, tensor in form.to_file(without_memory).items()}
 
 
 def export(folder: Path, network: Any, average: Mapping[str, Tensor]) -> None:
-    """Write config.json and the averaged weights in bf16, as diffusers reads them. Nothing non-finite gets out."""
+    """Write config.json and the averaged weights in bf16, as diffusers opens them. Nothing non-finite gets out."""
     export_as(folder, json.loads(network.to_json_string()), average)
 
 
 def export_as(folder: Path, config: Mapping[str, Any], average: Mapping[str, Tensor]) -> None:
     """Do what `export` does, for a network of this config."""
-    weights = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in average.items()}
-    check_tensors(folder / WEIGHTS, weights, {name: tensor.shape for name, tensor in average.items()})
-    write_json(dict(config), folder / CONFIG)
+    write_network(folder, config, {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in average.items()})
+
+
+def write_network(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write config.json and weights of a network of this config as they are published, in the precision they have.
+
+    Raises:
+        CheckpointError: where a tensor is not finite; nothing is written then.
+    """
+    form = form_of(config)
+    weights = form.to_file(tensors)
+    check_tensors(folder / WEIGHTS, weights, {name: tensor.shape for name, tensor in weights.items()})
+    write_json(dict(form.config), folder / CONFIG)
     write_tensors(weights, folder / WEIGHTS, {})
 
 

@@ -25,7 +25,6 @@ The published checkpoints may be used for non-commercial purposes only, and so m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +37,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError, check_tensors
+from paris.models.checkpoints import CheckpointError, check_tensors
 from paris.models.dit import DiT
-from paris.models.files import write_json, write_tensors
+from paris.models.files import write_json
 from paris.models.layers import TIME_SCALE, TimeEmbedding
+from paris.models.networks import save_network
 from paris.models.positions import resized
 from paris.models.renaming import BATCHED, JOINED, KERNEL, Row, linear, rows_of, to_ours, to_theirs
 
@@ -49,14 +49,16 @@ FITTED_AT_STEP = 500
 REPORT = "initialisation.json"
 
 TABLE: tuple[Row, ...] = (
-    Row("x_embedder.proj.weight", ("patch_in.weight",), KERNEL),
-    Row("x_embedder.proj.bias", ("patch_in.bias",)),
-    Row("pos_embed", ("pos_embed",), BATCHED),
+    Row(("x_embedder.proj.weight",), ("patch_in.weight",), KERNEL),
+    Row(("x_embedder.proj.bias",), ("patch_in.bias",)),
+    Row(("pos_embed",), ("pos_embed",), BATCHED),
     *linear("t_embedder.mlp.0", "time.hidden"),
     *linear("t_embedder.mlp.2", "time.out"),
     *linear("blocks.{n}.adaLN_modulation.1", "blocks.{n}.modulation"),
     *(
-        Row(f"blocks.{{n}}.attn.qkv.{p}", (f"blocks.{{n}}.attention.q.{p}", f"blocks.{{n}}.attention.kv.{p}"), JOINED)
+        Row(
+            (f"blocks.{{n}}.attn.qkv.{p}",), (f"blocks.{{n}}.attention.q.{p}", f"blocks.{{n}}.attention.kv.{p}"), JOINED
+        )
         for p in ("weight", "bias")
     ),
     *linear("blocks.{n}.attn.proj", "blocks.{n}.attention.out"),
@@ -101,8 +103,7 @@ class Initialisation:
 
     def save(self, folder: Path) -> None:
         """Write the expert as a start for `paris-node run create --start`, and the report beside it."""
-        write_json(json.loads(self.network.to_json_string()), folder / CONFIG)
-        write_tensors(self.network.state_dict(), folder / WEIGHTS, {})
+        save_network(self.network, folder)
         write_json(self.report(), folder / REPORT)
 
 
@@ -136,7 +137,7 @@ def initialise(file: Path, arguments: Mapping[str, Any], *, seed: int = 0) -> In
     last = "text_in.weight" if network.config["text_layers"] == 1 else "text_in.2.weight"
     new = {last: torch.zeros_like(state[last])} if network.config["text"] == "pooled" else {}
     network.load_state_dict({**state, **new, **kept, **fitted})
-    used = {row.theirs for row in rows} | {CLASSES}
+    used = {name for row in rows for name in row.theirs} | {CLASSES}
     if network.time_to_modulation is not None:
         used |= {name for name in source if ".adaLN_modulation." in name and name not in FINAL}
     return Initialisation(

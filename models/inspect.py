@@ -1,4 +1,7 @@
-"""Do a stranger's weights and config hold what they should? Names, shapes, dtypes, finiteness; nothing is run."""
+"""Do a stranger's weights and config hold what they should? Names, shapes, dtypes, finiteness; nothing is run.
+
+What they should hold is the form in which an honest export publishes the network, see `published.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paris.models.checkpoints import ACCEPTED_DTYPES
+from paris.models.checkpoints import ACCEPTED_DTYPES, file_shapes
 from paris.models.kinds import expert_of, router_of
+from paris.models.published import UNREAD, as_ours, counterpart_of, form_of
 
 HEADER_BYTES = 2**20
 
@@ -27,7 +31,7 @@ def check_weights(file: Path, config: dict[str, Any], kind: str) -> list[str]:
         kind: "expert" or "router".
     """
     try:
-        shapes = _expected_shapes(_kind(kind, config), config)
+        shapes = _expected_shapes(as_ours(config), kind)
     except (TypeError, ValueError) as error:
         return [f"The config does not describe a {kind}: {error}."]
     try:
@@ -60,17 +64,26 @@ def check_config(settings: object, arguments: dict[str, Any], kind: str) -> list
     if not isinstance(settings, dict):
         return ["config.json holds no JSON object."]
     try:
-        expected: dict[str, Any] = json.loads(_on_meta(_kind(kind, arguments), arguments).to_json_string())
+        network = _on_meta(arguments, kind)
     except (TypeError, ValueError) as error:
         return [f"The config does not describe a {kind}: {error}."]
-    defaults = inspect.signature(_kind(kind, arguments).__init__).parameters.items()
-    settings = {**{name: p.default for name, p in defaults if p.default is not p.empty}, **settings}
-    names = sorted(n for n in settings.keys() | expected.keys() if n == "_class_name" or not n.startswith("_"))
+    ours: dict[str, Any] = json.loads(network.to_json_string())
+    expected = form_of(ours).config
+    if expected["_class_name"] == ours["_class_name"]:
+        settings = {**_defaults(type(network)), **settings}
+    names = sorted((settings.keys() | expected.keys()) - UNREAD | {"_class_name"})
     return [
         f"config.json says {name} is {settings.get(name)!r:.80} where {expected.get(name)!r} is expected."
         for name in names
         if name not in settings or name not in expected or settings[name] != expected[name]
     ]
+
+
+def opened_by(arguments: dict[str, Any], kind: str) -> tuple[str, str]:
+    """Return module and name of the class that opens an honest export of the network with `from_pretrained`."""
+    network = expert_of(arguments) if kind == "expert" else router_of(arguments)
+    counterpart = counterpart_of({**_defaults(network), **arguments})
+    return ("diffusers", counterpart.theirs) if counterpart else (network.__module__, network.__name__)
 
 
 def largest_bytes(arguments: dict[str, Any], kind: str) -> int:
@@ -79,20 +92,26 @@ def largest_bytes(arguments: dict[str, Any], kind: str) -> int:
     Raises:
         TypeError, ValueError: no network has these arguments.
     """
-    shapes = _expected_shapes(_kind(kind, arguments), arguments).values()
+    shapes = _expected_shapes(arguments, kind).values()
     return HEADER_BYTES + sum(shape.numel() for shape in shapes) * max(dtype.itemsize for dtype in ACCEPTED_DTYPES)
 
 
-def _kind(unit: str, config: dict[str, Any]) -> Any:
-    return expert_of(config) if unit == "expert" else router_of(config)
+def _expected_shapes(config: dict[str, Any], kind: str) -> dict[str, torch.Size]:
+    """Return the shapes of the file's tensors."""
+    network = _on_meta(config, kind)
+    form = form_of(network.config)
+    return file_shapes(form, {name: parameter.shape for name, parameter in network.state_dict().items()})
 
 
-def _expected_shapes(network: Any, config: dict[str, Any]) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in _on_meta(network, config).state_dict().items()}
+def _defaults(network: Any) -> dict[str, Any]:
+    """Return the arguments that a network need not be given."""
+    parameters = inspect.signature(network.__init__).parameters.items()
+    return {name: parameter.default for name, parameter in parameters if parameter.default is not parameter.empty}
 
 
-def _on_meta(network: Any, config: dict[str, Any]) -> Any:
+def _on_meta(config: dict[str, Any], kind: str) -> Any:
     """Build a network without memory for its numbers."""
+    network = expert_of(config) if kind == "expert" else router_of(config)
     with torch.device("meta"):
         return network(**{name: value for name, value in config.items() if not name.startswith("_")})
 

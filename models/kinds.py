@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from paris.models.networks import read_config
+from paris.models.networks import network_config
 
 EXPERTS: Final = {"DiT": "paris.models.dit", "VideoExpert": "paris.models.video"}
 ROUTERS: Final = {"Router": "paris.models.router", "VideoRouter": "paris.models.video_router"}
@@ -21,9 +21,9 @@ def kind_in(folder: Path, kinds: Mapping[str, str]) -> Any:
     """Return the class that a folder's config.json names, the first of these where it names none of them.
 
     Raises:
-        checkpoints.CheckpointError: where config.json is missing or no JSON object.
+        checkpoints.CheckpointError: where config.json is missing, no JSON object, or of a network that ours is not.
     """
-    named = str(read_config(folder).get("_class_name"))
+    named = str(network_config(folder).get("_class_name"))
     return _class(named if named in kinds else next(iter(kinds)), kinds)
 
 

@@ -60,28 +60,28 @@ CODEC, TEXT_TOKENS = "autoencoder-kl", 77
 
 
 def _attention(theirs: str, ours: str) -> tuple[Row, ...]:
-    joined = [Row(f"{theirs}.in_proj_{p}", (f"{ours}.q.{p}", f"{ours}.kv.{p}"), JOINED) for p in ("weight", "bias")]
+    joined = [Row((f"{theirs}.in_proj_{p}",), (f"{ours}.q.{p}", f"{ours}.kv.{p}"), JOINED) for p in ("weight", "bias")]
     return (*joined, *linear(f"{theirs}.out_proj", f"{ours}.out"))
 
 
 TABLE: tuple[Row, ...] = (
-    Row("patch_embed.weight", ("patch_in.weight",), KERNEL),
-    Row("patch_embed.bias", ("patch_in.bias",)),
-    Row("pos_embed", ("pos_embed",), BATCHED),
-    Row("cls_token", ("cls_token",), TOKEN),
+    Row(("patch_embed.weight",), ("patch_in.weight",), KERNEL),
+    Row(("patch_embed.bias",), ("patch_in.bias",)),
+    Row(("pos_embed",), ("pos_embed",), BATCHED),
+    Row(("cls_token",), ("cls_token",), TOKEN),
     *linear("time_embed.mlp.0", "time.hidden"),
     *linear("time_embed.mlp.2", "time.out"),
     *linear("t_block.1", "time_to_modulation"),
     *linear("text_proj", "text_in"),
-    Row("layers.{n}.scale_shift_table", ("blocks.{n}.scale_shift_table",)),
+    Row(("layers.{n}.scale_shift_table",), ("blocks.{n}.scale_shift_table",)),
     *linear("layers.{n}.adaLN_modulation.1", "blocks.{n}.modulation"),
     *_attention("layers.{n}.attn", "blocks.{n}.attention"),
     *_attention("layers.{n}.cross_attn", "blocks.{n}.cross_attention"),
     *linear("layers.{n}.mlp.0", "blocks.{n}.mlp.0"),
     *linear("layers.{n}.mlp.2", "blocks.{n}.mlp.2"),
-    Row("final_layer.scale_shift_table", ("final_scale_shift_table",)),
-    Row("final_layer.linear.weight", ("patch_out.weight",), PIXELS),
-    Row("final_layer.linear.bias", ("patch_out.bias",), PIXELS),
+    Row(("final_layer.scale_shift_table",), ("final_scale_shift_table",)),
+    Row(("final_layer.linear.weight",), ("patch_out.weight",), PIXELS),
+    Row(("final_layer.linear.bias",), ("patch_out.bias",), PIXELS),
     *linear("head.0", "head.0"),
     *linear("head.2", "head.2"),
     *linear("head.4", "head.4"),
@@ -268,7 +268,7 @@ def save_released(
 
 
 def _save_expert(network: Any, number: int, folder: Path) -> None:
-    _require_wiring(network, modulation="single", text="cross", positions="learned", qk_norm=False)
+    _require_wiring(network, modulation="single", text="cross", text_layers=1, positions="learned", qk_norm=False)
     config = network.config
     said = {
         "expert_id": number,

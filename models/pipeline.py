@@ -31,7 +31,7 @@ from paris.models.images import to_images
 from paris.models.index import INDEX, TEXT, write_index
 from paris.models.kinds import ROUTERS, kind_in, latent_shape
 from paris.models.latents import Autoencoder, Codec, CodecError
-from paris.models.networks import load_network, read_config
+from paris.models.networks import load_network, network_config, save_network
 from paris.models.paris_layout import is_released, open_released
 from paris.models.routing import Routing
 from paris.models.sampling import OnStep, Start, sample
@@ -122,7 +122,7 @@ class ParisPipeline(DiffusionPipeline):
             router_temperature=float(index.get("router_temperature", 1.0)),
             absent=absent,
         )
-        shape = latent_shape(read_config(folders[ensemble.present[0]]))
+        shape = latent_shape(network_config(folders[ensemble.present[0]]))
         return cls(
             ensemble,
             open_codec_of(shape, index["codec"], root / "vae" if (root / "vae").is_dir() else None),
@@ -136,8 +136,8 @@ class ParisPipeline(DiffusionPipeline):
         """Write the folder `from_pretrained` reads."""
         root, ensemble = Path(folder), self.ensemble
         for index in ensemble.present:
-            ensemble.expert(index).save_pretrained(root / f"expert_{index}")
-        ensemble.router.save_pretrained(root / "router")
+            save_network(ensemble.expert(index), root / f"expert_{index}")
+        save_network(ensemble.router, root / "router")
         if isinstance(self.codec, Autoencoder):
             self.codec.model.save_pretrained(root / "vae")
         if ensemble.centroids is not None:

@@ -19,13 +19,13 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paris.models.pixart import interpolation_scale
+
 LEARNED: Final = "learned"
 SINUSOIDAL: Final = "sinusoidal"
 ROTARY: Final = "rotary"
 POSITIONS: Final = (LEARNED, SINUSOIDAL, ROTARY)
 ROTARY_BASE = 100.0
-LARGEST_UNIT_SIDE = 64
-"""PixArt divides places on sides of n times this by n, so that large latents span what these do."""
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and sines of every token's angles, each (T, d)."""
@@ -109,7 +109,7 @@ def sinusoids(rows: int, columns: int, side: int, patch: int, width: int, device
             width,
             (rows, columns),
             base_size=side // patch,
-            interpolation_scale=max(side // LARGEST_UNIT_SIDE, 1),
+            interpolation_scale=interpolation_scale(side),
             device=device,
         )
         return places.float()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from paris.models import checkpoints
+from paris.models.published import form_of
 from paris.models.snapshots import Snapshot
 from paris.models.training import Trainer
 
@@ -96,7 +97,7 @@ def compare_export(replayed: Snapshot, before: Mapping[str, Tensor], claimed: Pa
         checkpoints.CheckpointError: weights cannot be loaded.
     """
     average = replayed.groups["average"]
-    after = checkpoints.load_export(claimed, _shapes(replayed))
+    after = checkpoints.load_export(claimed, form_of(replayed.config), _shapes(replayed))
     rounded = {name: tensor.to(after[name].dtype) for name, tensor in average.items()}
     if all(torch.equal(rounded[name], after[name]) for name in after):
         return Comparison(equal=True, deviation=0.0)
@@ -116,7 +117,7 @@ def exports_average(replayed: Snapshot, state: Path, published: Path) -> bool:
         checkpoints.CheckpointError: one of them cannot be loaded.
     """
     groups, _ = checkpoints.load_state(state, _shapes(replayed))
-    weights = checkpoints.load_export(published, _shapes(replayed))
+    weights = checkpoints.load_export(published, form_of(replayed.config), _shapes(replayed))
     return all(torch.equal(groups["average"][name].to(weights[name].dtype), weights[name]) for name in weights)
 
 

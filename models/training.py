@@ -24,6 +24,7 @@ from paris.models.objectives import Objective, RoutingObjective
 from paris.models.optimiser import Optimiser
 from paris.models.passes import Passes
 from paris.models.precision import DTYPES, LossScale
+from paris.models.published import form_of
 from paris.models.recipe import Recipe, warmed_decay
 from paris.models.snapshots import Snapshot
 
@@ -231,7 +232,8 @@ class Trainer:
                 the moments are zeros of that age, so that a state saved later resumes and replays bit for bit.
         """
         self.step = step
-        self._optimiser.adopt({"weights": checkpoints.load_export(folder, self._optimiser.shapes())}, step)
+        weights = checkpoints.load_export(folder, form_of(self.passes.config), self._optimiser.shapes())
+        self._optimiser.adopt({"weights": weights}, step)
 
     def _one_step(self) -> None:
         losses_B, times_B = self.passes.backward(self.feed.at(self.step))

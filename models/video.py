@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from paris.models.blocks import require_bounded
 from paris.models.conditions import beside
+from paris.models.hunyuan_video import TOLD, settings_of
 from paris.models.layers import Attention, initialise_linear
 from paris.models.positions import rotation
 
@@ -88,7 +89,7 @@ class VideoExpert(ModelMixin, ConfigMixin):
         text_dim: int = 4096,
         pooled_dim: int = 768,
         attention: str = FULL,
-        first_frame: bool = False,
+        first_frame: bool = False,  # noqa: ARG002 - read from the config
         guidance: float = 0.0,
         rotary_base: float = 256.0,
     ) -> None:
@@ -105,25 +106,9 @@ class VideoExpert(ModelMixin, ConfigMixin):
                 f"and frames, {HEAD_GRAIN} the width of a head, and attention is {' or '.join(ATTENTIONS)}. Correct "
                 "the preset or config.json."
             )
-        head = width // heads
         self.guidance, self.patches = guidance, (patch_frames, patch, patch)
-        self.transformer = HunyuanVideoTransformer3DModel(
-            in_channels=2 * channels + 1 if first_frame else channels,
-            out_channels=channels,
-            num_attention_heads=heads,
-            attention_head_dim=head,
-            num_layers=dual,
-            num_single_layers=single,
-            num_refiner_layers=refiners,
-            mlp_ratio=mlp_ratio,
-            patch_size=patch,
-            patch_size_t=patch_frames,
-            guidance_embeds=guidance > 0,
-            text_embed_dim=text_dim,
-            pooled_projection_dim=pooled_dim,
-            rope_theta=rotary_base,
-            rope_axes_dim=(head // 8, head * 7 // 16, head * 7 // 16),
-        )
+        settings = {name: value for name, value in settings_of(self.config).items() if name != TOLD}
+        self.transformer = HunyuanVideoTransformer3DModel(**settings)
         if attention == FACTORISED:
             for blocks in (self.transformer.transformer_blocks, self.transformer.single_transformer_blocks):
                 for number, block in enumerate(blocks):

@@ -12,9 +12,10 @@ from typing import Final
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from paris.models.kinds import expert_of, router_of
+from paris.models.inspect import opened_by
 from paris.protocol.genesis import Genesis
 from paris.registry.hubindex import folder_of
+from paris.registry.weights import network_of
 
 CARD: Final = "README.md"
 SHEET: Final = "contact.png"
@@ -157,12 +158,18 @@ def _states(units: Sequence[CardUnit]) -> list[str]:
 
 
 def _load(genesis: Genesis, repository: str, unit: CardUnit) -> str:
-    model = genesis.model
-    network = router_of(model.router) if unit.unit == "router" else expert_of(model.expert)
-    module, name = network.__module__, network.__name__
+    kind, architecture = network_of(genesis, unit.unit)
+    module, name = opened_by(dict(architecture), kind)
+    recipe = genesis.recipe(unit.unit)
+    opens = "the class comes with `pip install paris-node`"
+    if module == "diffusers":
+        clip = "frames" in architecture
+        opens = (
+            f"an expert opens with `pip install diffusers` alone, takes {1000 if clip else 999} t as its timestep, t "
+            f"from 0 (data) to 1 (noise), and predicts `{recipe.objective}`"
+        )
     return (
-        f"Each folder is a diffusers model of bf16 weights, averaged over training (EMA "
-        f"{genesis.recipe(unit.unit).ema}); the class comes with `pip install paris-node`:\n\n"
+        f"Each folder is a diffusers model of bf16 weights, averaged over training (EMA {recipe.ema}); {opens}:\n\n"
         f"```python\nfrom {module} import {name}\n\n"
         f'network = {name}.from_pretrained("{repository}", subfolder="{folder_of(unit.unit)}")\n```\n\n'
         "The whole ensemble, which is what draws, comes with `paris-node fetch`, see below."

@@ -228,7 +228,7 @@ def _start(choices: Choices, preset: Preset, store: Store) -> dict[str, object]:
         raise UsageError(
             f"{choices.start!r} is no start",
             why="it is neither 'scratch' nor 'base' nor a folder with config.json and weights",
-            hint="Give a folder that `save_pretrained` or a checkpoint export wrote.",
+            hint="Give an expert's folder of an ensemble, or one that a checkpoint export wrote.",
         )
     _refuse_other_networks(folder, preset)
     manifest = store.add_tree(folder, [CONFIG, WEIGHTS])

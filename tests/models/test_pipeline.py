@@ -272,7 +272,7 @@ def test_a_strength_that_leaves_no_step_is_explained(pipeline, strength):
 
 
 def test_another_size_is_refused_where_positions_were_learned(pipeline):
-    with pytest.raises(PipelineError, match="learned for that size"):
+    with pytest.raises(PipelineError, match="positions are for that size"):
         pipeline("a fox", height=64)
     assert pixels(pipeline("a fox", num_inference_steps=2, height=32, width=32)).shape == (1, 32, 32, 3)
 

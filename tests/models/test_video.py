@@ -12,7 +12,7 @@ from paris.models.flops import shape_of
 from paris.models.footprint import footprint, step_needs
 from paris.models.inspect import check_config, check_weights
 from paris.models.kinds import EXPERTS, ROUTERS, expert_of, kind_in, router_of
-from paris.models.networks import load_network
+from paris.models.networks import load_network, save_network
 from paris.models.video import VideoExpert
 from paris.models.video_presets import VIDEO_PRESETS
 from paris.models.video_router import VideoRouter, clip_rotation, patches_of
@@ -309,7 +309,7 @@ def test_impossible_networks_are_refused_before_they_are_built(kind, wrong):
 )
 def test_folders_are_opened_as_what_they_say_they_are(tmp_path, kind, arguments, unit):
     network = randomised(kind(**arguments))
-    network.save_pretrained(tmp_path)
+    save_network(network, tmp_path)
     kinds, of = (EXPERTS, expert_of) if unit == "expert" else (ROUTERS, router_of)
     assert kind_in(tmp_path, kinds) is of(arguments) is kind
     again = load_network(kind_in(tmp_path, kinds), tmp_path)
@@ -317,4 +317,5 @@ def test_folders_are_opened_as_what_they_say_they_are(tmp_path, kind, arguments,
     assert check_weights(tmp_path / "diffusion_pytorch_model.safetensors", dict(network.config), unit) == []
     settings = json.loads((tmp_path / "config.json").read_text())
     assert check_config(settings, arguments, unit) == []
-    assert check_config({**settings, "frames": 2 * settings["frames"]}, arguments, unit) != []
+    other = {**arguments, "frames": 2 * arguments["frames"]}
+    assert check_config(settings, other, unit) != []

@@ -24,6 +24,7 @@ from paris.models.checkpoints import CONFIG, STATE, WEIGHTS, CheckpointError, lo
 from paris.models.dit import DiT
 from paris.models.inspect import check_weights
 from paris.models.networks import load_network
+from paris.models.published import form_of
 from paris.protocol import strict_json
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import DigestError, RecordError, UsageError, VerificationError
@@ -200,13 +201,14 @@ def disguised(tmp_path):
 
 def refused_by_every_loader(folder: Path, data: bytes) -> None:
     """The audit's look, the loader of weights, and that of training states."""
-    shapes = {name: p.shape for name, p in meta_network().state_dict().items()}
+    network = meta_network()
+    shapes = {name: p.shape for name, p in network.state_dict().items()}
     (folder / WEIGHTS).write_bytes(data)
     (folder / STATE).write_bytes(data)
     (folder / CONFIG).write_bytes(exported("cluster-0")[CONFIG])
     assert check_weights(folder / WEIGHTS, dict(PRESET.expert), "expert")
     with pytest.raises(CheckpointError):
-        load_export(folder, shapes)
+        load_export(folder, form_of(network.config), shapes)
     with pytest.raises(CheckpointError):
         load_network(DiT, folder)
     with pytest.raises(CheckpointError):

@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoModel, FlowMatchEulerDiscreteScheduler
-from hub_run import ANNS, filled, writer
+from hub_run import ANNS, filled, publish, writer
 from hub_testing import environment, point_client_at
 from huggingface_hub import snapshot_download
 from loopback_hub import LoopbackHub
-from network_simulator import ANN, BEN, NetworkSimulator
+from network_simulator import ANN, BEN, CLUSTERS, PRESET, ROUTER, NetworkSimulator, exported_network
+from safetensors.torch import load_file, save_file
 
 from paris.models.checkpoints import WEIGHTS
 from paris.models.dit import DiT
+from paris.models.experts import load_expert
+from paris.models.files import write_bytes
 from paris.protocol.errors import RecordError, SignatureError
 from paris.registry.hubcheckpoint import checkpoint_change
+from paris.registry.modelcard import CARD
 from paris.registry.oms import KEY_STATEMENT, PUBLIC_KEY, SIGNATURE, key_statement, owner_of, public_pem, signing_key
 from paris.registry.store import Store
 
@@ -61,6 +65,45 @@ def test_diffusers_opens_what_lies_there(hub: LoopbackHub, published: str, tmp_p
         torch.ones(1, 2, dtype=torch.bool),
     )  # fmt: skip
     assert drawn.shape == (1, channels, side, side)
+
+
+ALONE = """
+import sys
+import torch
+from diffusers import PixArtTransformer2DModel
+from safetensors.torch import load_file, save_file
+network = PixArtTransformer2DModel.from_pretrained(sys.argv[1], subfolder="expert_0")
+asked = load_file(sys.argv[2])
+with torch.no_grad():
+    v = network(asked["x"], asked["text"], timestep=999 * asked["t"], encoder_attention_mask=asked["mask"]).sample
+assert not [name for name in sys.modules if name.split(".")[0] == "paris"]
+save_file({"v": v}, sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_a_repository_opens_by_its_name_with_diffusers_alone(hub: LoopbackHub, store: Store, tmp_path: Path) -> None:
+    """A process that knows diffusers and the Hub, and nothing of ours, gets the velocity that our expert has."""
+    arguments = {**PRESET.expert, "positions": "sinusoidal", "text_layers": 2}
+    files = exported_network(DiT(**arguments), "cluster-0")
+    model = {"preset": "micro", "expert": arguments, "router": {**ROUTER, "clusters": CLUSTERS}}
+    network = NetworkSimulator(model=model)
+    checkpoint = network.publish(ANN, "cluster-0", 60, files=files)
+    publish(hub, filled(store, network), network, checkpoint)
+    assert "from diffusers import PixArtTransformer2DModel" in hub.read(ANNS, CARD).decode()
+
+    x, text = torch.randn(3, 3, 32, 40), torch.randn(3, 5, arguments["text_dim"])
+    t, mask = torch.tensor([0.0, 0.3, 1.0]), torch.arange(5) < torch.tensor([[1], [3], [5]])
+    save_file({"x": x, "t": t, "text": text, "mask": mask}, tmp_path / "asked.safetensors")
+    command = [sys.executable, "-c", ALONE, ANNS, tmp_path / "asked.safetensors", tmp_path / "answered.safetensors"]
+    alone = {**environment(hub.endpoint), "HF_HOME": str(tmp_path / "home")}
+    subprocess.run(command, check=True, env=alone, timeout=300)
+    for name, data in files.items():
+        write_bytes(data, tmp_path / "ours" / name)
+    with torch.no_grad():
+        expected = load_expert(tmp_path / "ours", torch.float32)(x, t, text, mask)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(load_file(tmp_path / "answered.safetensors")["v"], expected, rtol=1e-4, atol=1e-5)
 
 
 def verify(folder: Path) -> subprocess.CompletedProcess[str]:
