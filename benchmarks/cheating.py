@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paris.models.cache import LatentCache
-from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.evaluation import public_probe
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.objectives import Draw
 from paris.models.randomness import Stream
 from paris.models.training import Trainer

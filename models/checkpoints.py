@@ -14,13 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from paris.models.filenames import CONFIG, STATE, STATE_NOTE, WEIGHTS
 from paris.models.files import write_json, write_tensors
 from paris.models.published import Form, form_of
 
-STATE = "state.safetensors"
-STATE_NOTE = "state.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-CONFIG = "config.json"
 ACCEPTED_DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running means, by their names in torch."""

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from paris.models.checkpoints import WEIGHTS, CheckpointError
+from paris.models.checkpoints import CheckpointError
+from paris.models.filenames import WEIGHTS
 from paris.models.kinds import EXPERTS, kind_in
 from paris.models.networks import load_network
 

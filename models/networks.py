@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from paris.models.checkpoints import CONFIG, CheckpointError, load_export, write_network
+from paris.models.checkpoints import CheckpointError, load_export, write_network
+from paris.models.filenames import CONFIG
 from paris.models.published import as_ours, form_in
 
 Network = TypeVar("Network", bound=torch.nn.Module)

@@ -27,10 +27,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from paris.models.blocks import LARGEST
-from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError, check_shapes, check_tensors
+from paris.models.checkpoints import CheckpointError, check_shapes, check_tensors
 from paris.models.dit import DiT
 from paris.models.ensemble import Ensemble
 from paris.models.experts import ExpertPool
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.files import write_json, write_tensors
 from paris.models.latents import Autoencoder, Codec, open_codec
 from paris.models.networks import read_config

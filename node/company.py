@@ -8,7 +8,8 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from paris.node.peer import Peer, now_s
+from paris.node.clock import now_s
+from paris.node.peer import Peer
 from paris.protocol.errors import NetworkError, ParisError
 from paris.protocol.records import Peer as PeerRecord
 from paris.protocol.transport.clock import CURE

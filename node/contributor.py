@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from paris.node.announcer import Announcer
+from paris.node.clock import now_s
 from paris.node.credentials import in_force
 from paris.node.evaluator import Evaluator
 from paris.node.follower import Follower
 from paris.node.jobs import Means
 from paris.node.mirror import Mirror
-from paris.node.peer import Peer, now_s
+from paris.node.peer import Peer
 from paris.node.publisher import Publisher, stand_behind_again
 from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
 from paris.node.survey import Survey, Surveyor, peer_names, steady_s

@@ -16,12 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from paris.node.announcer import Announcer
+from paris.node.clock import now_s
 from paris.node.console import err, printable
 from paris.node.contributor import PEER_LIFE_S
 from paris.node.follower import Follower, Promise, follow
 from paris.node.home import Home
 from paris.node.jobs import Means
-from paris.node.peer import Peer, now_s, open_peer
+from paris.node.peer import Peer, open_peer
 from paris.node.session import Place
 from paris.node.settings import Settings
 from paris.node.survey import peer_names

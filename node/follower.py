@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from paris.node.peer import Peer, now_s
+from paris.node.clock import now_s
+from paris.node.peer import Peer
 from paris.node.session import Place
 from paris.node.survey import peer_names, steady_s
 from paris.protocol import strict_json

@@ -17,7 +17,7 @@ from paris.node.publisher import TIP_NOTE
 from paris.node.settings import Settings
 from paris.protocol.errors import ParisError, UsageError
 from paris.protocol.genesis import Genesis
-from paris.registry.hubcheckpoint import lineage_of
+from paris.registry.hublineage import lineage_of
 from paris.registry.hubwriter import HubWriter
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from paris.protocol.errors import ParisError, UnavailableError
 from paris.protocol.genesis import Genesis
 from paris.protocol.identity import Identity
 from paris.registry.atomic import make_directory
-from paris.registry.hubcheckpoint import checkpoint_change
 from paris.registry.huberrors import HubError
 from paris.registry.hubwriter import Committed, HubWriter
 from paris.registry.store import Store
@@ -165,6 +164,8 @@ class Uploader:
 
     def _publish(self, item: Waiting) -> Committed:
         """Blocking: what is on the Hub already is found out first, and only noted."""
+        from paris.registry.hubcheckpoint import checkpoint_change  # noqa: PLC0415 - draws pictures, so it brings torch
+
         shop, queue = self._shop, self._queue
         with FileLock(make_directory(queue.folder) / "publishing.lock", timeout=0):
             repository = shop.repository(self._writer.me, queue.repository)

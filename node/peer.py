@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from paris.node import lan
 from paris.node.bootstrap import Source, Sources, Tried, addresses
+from paris.node.clock import now_s
 from paris.node.home import Home
 from paris.node.peercache import PeerCache
 from paris.node.settings import Settings
@@ -179,8 +180,3 @@ def named(home: Home, *, lasting: bool) -> Iterator[tuple[Identity, Path]]:
         path = Path(folder) / "identity.key"
         write_bytes(path, identity.to_libp2p(), mode=0o600)
         yield identity, path
-
-
-def now_s() -> int:
-    """The wall clock, in whole UNIX seconds."""
-    return int(time.time())

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, STATE, STATE_NOTE, WEIGHTS
 from paris.node.announcer import Announcer
 from paris.node.credentials import held
 from paris.node.hubqueue import locator
@@ -20,7 +20,7 @@ from paris.protocol.manifest import FileEntry, Manifest
 from paris.protocol.records import Checkpoint, Tip, open_checkpoint, statement
 from paris.registry.atomic import remove_tree, write_json
 from paris.registry.resolve import ResolvedUnit
-from paris.registry.weights import METRICS, STATE, STATE_NOTE
+from paris.registry.weights import METRICS
 
 CHECKPOINT_FILES = (CONFIG, WEIGHTS, METRICS, STATE_NOTE, STATE)
 PARENT_NOTE = "parent.json"

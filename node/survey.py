@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from paris.node.announcer import Announcer
+from paris.node.clock import now_s
 from paris.node.evaluator import Evaluator
-from paris.node.peer import now_s
 from paris.node.session import Place
 from paris.protocol.charter import Charter
 from paris.protocol.claims import Pending, UnitView, View, live, winner

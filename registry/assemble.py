@@ -6,8 +6,8 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.conversion import Prediction
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.index import write_index
 from paris.protocol.errors import RecordError, UnavailableError, UsageError
 from paris.protocol.limits import LIMITS

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.likeness import likeness
 from paris.protocol.errors import ParisError, UnavailableError
 from paris.protocol.manifest import Manifest

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.protocol.charter import Charter
 from paris.protocol.digests import is_digest, sha256_of
 from paris.protocol.errors import RecordError, UnavailableError, UsageError

@@ -16,11 +16,10 @@ A curator's holds the genesis, the data's manifest, the codec as `vae/`, peers.j
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, STATE, STATE_NOTE, WEIGHTS
 from paris.models.schedulers import make_scheduler
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
@@ -28,8 +27,8 @@ from paris.protocol.genesis import Genesis
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry, Manifest
-from paris.protocol.records import Checkpoint, open_checkpoint
 from paris.registry.hubindex import Index, Lying, Newest, folder_of
+from paris.registry.hublineage import Lineage, lineage_of
 from paris.registry.hubwriter import Change
 from paris.registry.modelcard import CARD, DRAWN, SHEET, CardUnit, contributor_card
 from paris.registry.oms import (
@@ -43,47 +42,12 @@ from paris.registry.oms import (
 )
 from paris.registry.showcase import contact_sheet, drawn_sheet
 from paris.registry.store import Store
-from paris.registry.weights import METRICS, STATE, STATE_NOTE
+from paris.registry.weights import METRICS
 
 MANIFEST: Final = "manifest.json"
 GENESIS: Final = "provenance/genesis.json"
 SCHEDULER: Final = "scheduler/scheduler_config.json"
 SMALL_BYTES: Final = 2**20
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """A checkpoint with everything before it, oldest first, from the local store."""
-
-    segments: tuple[Checkpoint, ...]
-    digests: tuple[str, ...]
-
-    @property
-    def newest(self) -> Checkpoint:
-        """The checkpoint itself."""
-        return self.segments[-1]
-
-    @property
-    def holders(self) -> tuple[str, ...]:
-        """Who trained it, in order, each once in a row."""
-        signers = [segment.signer for segment in self.segments]
-        return tuple(s for i, s in enumerate(signers) if i == 0 or signers[i - 1] != s)
-
-
-def lineage_of(store: Store, checkpoint: str) -> Lineage:
-    """Read a chain of statements from the store, where resolving or publishing has put it.
-
-    Raises:
-        UnavailableError: a statement is not here.
-    """
-    segments: list[Checkpoint] = []
-    digests: list[str] = []
-    cursor: str | None = checkpoint
-    while cursor is not None and len(segments) < LIMITS.lineage_checkpoints:
-        segments.append(open_checkpoint(store.get_bytes(cursor, LIMITS.blob_bytes)))
-        digests.append(cursor)
-        cursor = segments[-1].parent
-    return Lineage(tuple(reversed(segments)), tuple(reversed(digests)))
 
 
 def checkpoint_change(

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError
+from paris.models.checkpoints import CheckpointError
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.inspect import check_config, check_weights
 from paris.models.networks import read_config
 from paris.models.presets import TEXT_ENCODERS, Preset
@@ -228,7 +229,7 @@ def _start(choices: Choices, preset: Preset, store: Store) -> dict[str, object]:
         raise UsageError(
             f"{choices.start!r} is no start",
             why="it is neither 'scratch' nor 'base' nor a folder with config.json and weights",
-            hint="Give an expert's folder of an ensemble, or one that a checkpoint export wrote.",
+            hint="Give an expert's folder that `fetch` or `save_pretrained` wrote, or a checkpoint's export.",
         )
     _refuse_other_networks(folder, preset)
     manifest = store.add_tree(folder, [CONFIG, WEIGHTS])

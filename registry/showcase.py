@@ -12,11 +12,11 @@ from typing import Final
 import torch
 from PIL import Image
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
 from paris.models.conversion import Prediction
 from paris.models.decoding import first_frame
 from paris.models.distributed import local_device
 from paris.models.ensemble import Ensemble
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.images import to_images
 from paris.models.kinds import expert_of, latent_shape
 from paris.models.networks import load_network

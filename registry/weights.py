@@ -1,7 +1,7 @@
 """Which files of a stranger's checkpoint are used, how large they can be, and whether they hold what they should.
 
 The first two are known before a byte is fetched. Whoever serves peers asks from a thread: the first question imports
-the class of the network, which takes seconds.
+torch and the class of the network, which takes seconds.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
-from paris.models.inspect import check_config, check_weights, largest_bytes
+from paris.models.filenames import CONFIG, STATE, STATE_NOTE, WEIGHTS
 from paris.protocol.errors import RecordError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
@@ -21,8 +20,6 @@ from paris.protocol.records import Genesis
 CONFIG_BYTES: Final = LIMITS.record_bytes
 NOTE_BYTES: Final = 2**20
 METRICS: Final = "metrics.json"
-STATE: Final = "state.safetensors"
-STATE_NOTE: Final = "state.json"
 STATE_GROUPS: Final = 4
 """Weights, average and two moments: a full training state holds the network this many times."""
 
@@ -63,6 +60,8 @@ def state_file(manifest: Manifest, genesis: Genesis, unit: str) -> Manifest:
 
 def weight_faults(config: Path, weights: Path, genesis: Genesis, unit: str) -> list[str]:
     """What keeps the network in these files from being the signed one, a sentence a fault. Reads every number."""
+    from paris.models.inspect import check_config, check_weights  # noqa: PLC0415 - torch, which few peers need at once
+
     kind, architecture = network_of(genesis, unit)
     try:
         settings = json.loads(config.read_bytes())
@@ -75,6 +74,8 @@ def weight_faults(config: Path, weights: Path, genesis: Genesis, unit: str) -> l
 
 
 def _network_bytes(genesis: Genesis, unit: str) -> int:
+    from paris.models.inspect import largest_bytes  # noqa: PLC0415 - as above
+
     kind, architecture = network_of(genesis, unit)
     try:
         return largest_bytes(dict(architecture), kind)

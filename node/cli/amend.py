@@ -107,8 +107,8 @@ async def _amend(
     numbers: dict[str, int | None],
     options: dict[str, Any],
 ) -> None:
+    from paris.node.clock import now_s
     from paris.node.curator import lasting_s, open_desk, read_proposal
-    from paris.node.peer import now_s
     from paris.registry.proposals import amend as propose
     from paris.registry.proposals import changed_admission, changed_curators, check_amends_only
     from paris.registry.trainable import require_trainable

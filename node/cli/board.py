@@ -59,8 +59,8 @@ async def finish(
         leave: Do not stay longer than needed.
         json: Print JSON.
     """
+    from paris.node.clock import now_s
     from paris.node.curator import lasting_s, stay, write_proposal
-    from paris.node.peer import now_s
     from paris.registry.proposals import complete, sign, wanting
     from paris.registry.selection import describe_head, head_of, moment
 

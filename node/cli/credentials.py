@@ -26,8 +26,8 @@ def delegate(
     """
     with errors_to_exit_codes():
         from paris.node import credentials
+        from paris.node.clock import now_s
         from paris.node.home import Home
-        from paris.node.peer import now_s
         from paris.node.settings import Settings
         from paris.registry.runkey import RunKey
 
@@ -51,8 +51,8 @@ def rotate(
     """
     with errors_to_exit_codes():
         from paris.node import credentials
+        from paris.node.clock import now_s
         from paris.node.home import Home
-        from paris.node.peer import now_s
         from paris.node.settings import Settings
         from paris.registry.runkey import RunKey
 
@@ -70,8 +70,8 @@ def accept(
     """Act under the name that credentials give this home's key; `start` uses them from now on."""
     with errors_to_exit_codes(as_json=json):
         from paris.node import credentials
+        from paris.node.clock import now_s
         from paris.node.home import Home
-        from paris.node.peer import now_s
         from paris.node.settings import Settings
         from paris.protocol.errors import UsageError
 

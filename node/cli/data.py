@@ -22,7 +22,6 @@ from paris.node.cli.prospect import assign, push, survey
 from paris.node.console import emit, err, errors_to_exit_codes, out, progress_bar
 from paris.node.settings import Settings
 from paris.protocol.errors import UsageError
-from paris.registry.centroids import CENTROIDS
 from paris.registry.runkey import RunKey
 
 if TYPE_CHECKING:
@@ -66,13 +65,14 @@ async def _fetch(
     key: RunKey, settings: Settings, folder: Path, clusters: list[int], *, holdout: bool, light: bool
 ) -> dict[str, Any]:
     from paris.node.light import open_library
+    from paris.registry.centroids import CENTROIDS
     from paris.registry.resolve import known_peers, load_genesis
 
     async with open_library(settings, key, light=light) as library:
         providers = tuple(record.signer for record in await known_peers(library, key.run))
         everyone = (*key.peers, *settings.peers)
         genesis = await load_genesis(library, key.run, providers, hints=everyone)
-        names = _wanted(genesis, clusters, holdout=holdout)
+        names = {CENTROIDS, *_wanted(genesis, clusters, holdout=holdout)}
         files = await library.manifest(genesis.data.manifest, providers)
         chosen = files.select(lambda entry: entry.name in names)
         with progress_bar() as bar:
@@ -97,4 +97,4 @@ def _wanted(genesis: Genesis, clusters: list[int], *, holdout: bool) -> set[str]
         numbers = ", ".join(map(str, sorted(known)))
         raise UsageError(f"the run has no cluster {unknown[0]}", hint=f"Its clusters are {numbers}")
     chosen = [known[number] for number in clusters] if clusters else genesis.clusters
-    return {CENTROIDS, *(name for c in chosen for name in (c.holdout if holdout else (*c.shards, *c.holdout)))}
+    return {name for c in chosen for name in (c.holdout if holdout else (*c.shards, *c.holdout))}

@@ -148,8 +148,8 @@ def make_run(
     columns: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Create a run in the home's store and return what a person wants to know of it."""
+    from paris.node.clock import now_s
     from paris.node.home import Home
-    from paris.node.peer import now_s
     from paris.registry.runs import create_run, fetched_folder, work_folder
 
     home = Home(settings.home)

@@ -42,10 +42,11 @@ def status(
 
 
 async def _survey(key: RunKey, settings: Settings, peers_file: Path | None) -> dict[str, Any]:
+    from paris.node.clock import now_s
     from paris.node.follower import in_words
     from paris.node.hubpeers import peers_file as written
     from paris.node.hubqueue import HubQueue, queue_folder
-    from paris.node.peer import now_s, open_peer
+    from paris.node.peer import open_peer
     from paris.node.survey import look, peer_names, rows
     from paris.registry.atomic import write_bytes
     from paris.registry.governance import Governance

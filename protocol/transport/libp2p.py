@@ -1,14 +1,20 @@
 """The one place that imports hivemind, which is untyped and talkative.
 
 Its log level is read from the environment at import, so quiet is asked for before; whoever sets the variables gets
-what they set.
+what they set. Of hivemind we need the DHT and the daemon's client. Its packages import its trainers as well, and with
+them torch and scipy: 3 s and 250 MB of every node. So these are put off until somebody wants them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import warnings
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("HIVEMIND_LOGLEVEL", "CRITICAL")
@@ -16,8 +22,44 @@ os.environ.setdefault("GOLOG_LOG_LEVEL", "fatal")
 
 import msgpack
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # its unused layers call torch.jit.script
+
+@contextmanager
+def _parts_of(*names: str) -> Iterator[None]:
+    """Import parts of packages for the length of a block, and nothing that the packages themselves import.
+
+    They do that later, should anybody ask one of them for more than its parts.
+    """
+    packages = {}
+    for name in [name for name in names if name not in sys.modules]:
+        spec = find_spec(name)
+        assert spec
+        sys.modules[name] = packages[name] = module_from_spec(spec)
+    yield
+    for name, package in packages.items():
+        package.__getattr__ = partial(_load, package)  # type: ignore[method-assign]
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, package)
+
+
+def _load(package: ModuleType, attribute: str) -> Any:
+    del package.__getattr__
+    assert package.__spec__
+    assert package.__spec__.loader
+    package.__spec__.loader.exec_module(package)
+    return getattr(package, attribute)
+
+
+with _parts_of("hivemind", "hivemind.dht", "hivemind.utils"):
+    from hivemind import utils
+    from hivemind.utils.logging import get_logger
+    from hivemind.utils.serializer import MSGPackSerializer, SerializerBase
+    from hivemind.utils.timed_storage import get_dht_time
+
+    # What the parts below take from this package, and not from its parts.
+    utils.get_logger, utils.get_dht_time = get_logger, get_dht_time
+    utils.MSGPackSerializer, utils.SerializerBase = MSGPackSerializer, SerializerBase
+
     from hivemind.dht.node import DHTNode
     from hivemind.dht.routing import DHTID
     from hivemind.dht.storage import DictionaryDHTValue
@@ -31,7 +73,6 @@ with warnings.catch_warnings():
         write_pbmsg,
     )
     from hivemind.proto import dht_pb2, p2pd_pb2
-    from hivemind.utils import MSGPackSerializer
     from hivemind.utils.multiaddr import Multiaddr
 
 __all__ = [

@@ -14,8 +14,9 @@ import torch
 from ranked_training import new_trainer, small_cache
 from safetensors.torch import load_file
 
-from paris.models.checkpoints import STATE, WEIGHTS, load_state
+from paris.models.checkpoints import load_state
 from paris.models.distributed import ALONE, DistributedError, Ranks
+from paris.models.filenames import STATE, WEIGHTS
 from paris.models.replay import compare
 from paris.models.snapshots import Snapshot
 

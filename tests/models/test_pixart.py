@@ -13,10 +13,11 @@ from diffusers import HunyuanVideoTransformer3DModel, PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from paris.models import checkpoints
-from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError
+from paris.models.checkpoints import CheckpointError
 from paris.models.conditions import beside
 from paris.models.dit import DiT
 from paris.models.experts import load_expert, weights_count
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.inspect import check_config, check_weights, largest_bytes
 from paris.models.networks import load_network, network_config, save_network
 from paris.models.objectives import VelocityObjective

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "registry"))
 from network_simulator import ANN, CURATOR, EVE, TARGET, NetworkSimulator, exported, spoiled
 from safetensors.torch import load
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.protocol import envelope
 
 DEAD_PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDqXSWvV53X4Brd2tAHvnTt2wppht6DjoEJQFmbvVNsub"

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from node_support import LOOPBACK
 
+from paris.node.clock import now_s
 from paris.node.curator import Desk, copied
 from paris.node.follower import Follower, Promise, follow
 from paris.node.home import Home
 from paris.node.jobs import Means
-from paris.node.peer import Peer, now_s, open_peer
+from paris.node.peer import Peer, open_peer
 from paris.node.session import Place
 from paris.node.settings import Settings
 from paris.protocol.identity import Identity

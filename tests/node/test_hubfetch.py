@@ -15,7 +15,7 @@ from loopback_hub import LoopbackHub
 from network_simulator import NetworkSimulator
 from node_support import COMMAND, LOOPBACK
 
-from paris.models.checkpoints import WEIGHTS
+from paris.models.filenames import WEIGHTS
 from paris.protocol.digests import sha256_of
 from paris.registry.hubregistry import registry_change
 from paris.registry.runkey import RunKey

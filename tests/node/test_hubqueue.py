@@ -22,7 +22,7 @@ from network_simulator import ANN, NetworkSimulator
 from node_support import COMMAND
 from typer.testing import CliRunner
 
-from paris.models.checkpoints import WEIGHTS
+from paris.models.filenames import WEIGHTS
 from paris.node.home import Home
 from paris.node.hubqueue import HubQueue, Waiting, locator, queue_folder
 from paris.node.hubupload import LASTING_WAIT_S, LONGEST_WAIT_S, Shop, Uploader

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from paris.models.checkpoints import CONFIG, STATE, WEIGHTS, CheckpointError, load_state
+from paris.models.checkpoints import CheckpointError, load_state
 from paris.models.dit import DiT
+from paris.models.filenames import CONFIG, STATE, WEIGHTS
 from paris.models.inspect import check_config, check_weights
 from paris.models.networks import load_network
 from paris.models.presets import PRESETS

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from paris.node.cli.amend import _changes, _differences
 from paris.node.cli.app import app
+from paris.node.clock import now_s
 from paris.node.curator import lasting_s, read_proposal, write_proposal
 from paris.node.doctor import curators_finding
 from paris.node.follower import Promise, in_words
 from paris.node.home import Home
-from paris.node.peer import now_s, open_peer
+from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.protocol import envelope
 from paris.protocol.charter import Charter

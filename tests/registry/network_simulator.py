@@ -18,8 +18,9 @@ import torch
 from registry_support import member_pair, tar_bytes
 from safetensors.torch import load, save
 
-from paris.models.checkpoints import CONFIG, WEIGHTS, export
+from paris.models.checkpoints import export
 from paris.models.dit import DiT
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.presets import PRESETS
 from paris.models.router import Router
 from paris.models.text import open_text_encoder

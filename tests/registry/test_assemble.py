@@ -10,7 +10,7 @@ import pytest
 from network_simulator import ANN, BEN, CURATOR, EVE, TARGET, NetworkSimulator, exported, text_identity
 from test_store import flip_a_byte
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.pipeline import ParisPipeline
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import DigestError, RecordError, ResourceError, UnavailableError, UsageError

@@ -21,7 +21,7 @@ from network_simulator import (
 from safetensors.torch import load, save
 from test_store import flip_a_byte
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.inspect import check_config
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import RecordError, UnavailableError

@@ -20,8 +20,9 @@ import torch
 from network_simulator import ANN, PRESET, exported
 from safetensors.torch import load, save
 
-from paris.models.checkpoints import CONFIG, STATE, WEIGHTS, CheckpointError, load_export, load_state
+from paris.models.checkpoints import CheckpointError, load_export, load_state
 from paris.models.dit import DiT
+from paris.models.filenames import CONFIG, STATE, WEIGHTS
 from paris.models.inspect import check_weights
 from paris.models.networks import load_network
 from paris.models.published import form_of

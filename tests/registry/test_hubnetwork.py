@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, CURATOR, NetworkSimulator
 
-from paris.models.checkpoints import WEIGHTS
+from paris.models.filenames import WEIGHTS
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import EnvelopeError, NetworkError, UnavailableError
 from paris.protocol.records import Record, Tip

@@ -18,9 +18,9 @@ from loopback_hub import LoopbackHub
 from network_simulator import ANN, BEN, CLUSTERS, PRESET, ROUTER, NetworkSimulator, exported_network
 from safetensors.torch import load_file, save_file
 
-from paris.models.checkpoints import WEIGHTS
 from paris.models.dit import DiT
 from paris.models.experts import load_expert
+from paris.models.filenames import WEIGHTS
 from paris.models.files import write_bytes
 from paris.protocol.errors import RecordError, SignatureError
 from paris.registry.hubcheckpoint import checkpoint_change

@@ -11,7 +11,7 @@ from hub_testing import point_client_at
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, BEN, NetworkSimulator
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.registry.huberrors import HubError

@@ -11,7 +11,7 @@ from hub_testing import point_client_at
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, BEN, NOW_S, NetworkSimulator
 
-from paris.models.checkpoints import WEIGHTS
+from paris.models.filenames import WEIGHTS
 from paris.protocol.digests import sha256_of
 from paris.protocol.envelope import sign
 from paris.protocol.errors import DigestError, NetworkError, UnavailableError

@@ -12,7 +12,7 @@ from audit_support import STEPS, UNIT, TrainedNetwork, deep, standing, unit_of
 from network_simulator import CURATOR, EVE
 from safetensors.torch import load, save
 
-from paris.models.checkpoints import STATE, WEIGHTS
+from paris.models.filenames import STATE, WEIGHTS
 from paris.protocol.charter import Charter
 from paris.registry import replay
 from paris.registry.evidence import Evidence

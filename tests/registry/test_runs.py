@@ -12,7 +12,7 @@ import pytest
 from network_simulator import ANN, BEN, CURATOR, EVE, NOW_S, exported, spoiled
 from registry_support import member_pair, picture, tar_bytes
 
-from paris.models.checkpoints import CONFIG, WEIGHTS
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import RecordError, ResourceError, UsageError
 from paris.protocol.limits import LIMITS

@@ -11,7 +11,7 @@ from hub_run import filled
 from network_simulator import ANN, NetworkSimulator, exported
 from PIL import Image
 
-from paris.models.checkpoints import WEIGHTS
+from paris.models.filenames import WEIGHTS
 from paris.protocol.checkpoint import open_checkpoint
 from paris.registry import showcase
 from paris.registry.showcase import THUMB_PX, contact_sheet, drawn_sheet
