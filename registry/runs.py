@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from paris.models.checkpoints import CONFIG, WEIGHTS, CheckpointError
+from paris.models.checkpoints import CheckpointError
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.inspect import check_config, check_weights
 from paris.models.networks import read_config
 from paris.models.presets import TEXT_ENCODERS, Preset
