@@ -19,7 +19,7 @@ from paris.node.cli.drawing import (
     read_picture,
     size_bytes,
 )
-from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption
+from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, PolicyOption
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable
 from paris.node.settings import Settings
 from paris.protocol.errors import NetworkError, UsageError
@@ -93,6 +93,7 @@ def generate(
     memory: Annotated[
         str | None, typer.Option("--memory", help="Cap on loaded experts, such as 800MB or 12GB (default: all stay).")
     ] = None,
+    policy: PolicyOption = None,
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
@@ -110,7 +111,7 @@ def generate(
             frames, fps, sheet,
         )  # fmt: skip
         picture = read_picture(image) if image else None
-        result = draw(ensemble_folder(source, settings), prompts, file, drawing, picture, quiet=json)
+        result = draw(ensemble_folder(source, settings, policy or ""), prompts, file, drawing, picture, quiet=json)
         if json:
             emit(result)
             return
@@ -120,23 +121,26 @@ def generate(
         out.print(result["file"], markup=False)
 
 
-def ensemble_folder(source: str, settings: Settings) -> Path:
+def ensemble_folder(source: str, settings: Settings, policy: str = "") -> Path:
     """The folder a person named, or that of the run they named: fetched now, or earlier where nobody answers.
 
     Raises:
-        UsageError: it is neither.
-        NetworkError: nobody answers, and the run was never fetched.
+        UsageError: it is neither, or a folder's checkpoints should be chosen by a policy: they are chosen.
+        NetworkError: nobody answers, and the run was never fetched, or a policy is to choose.
     """
     from paris.node.cli.fetch import fetch_run
+    from paris.registry.selection import Wish
 
     if (Path(source) / "model_index.json").exists():
+        if policy:
+            raise UsageError("--policy chooses among a run's checkpoints", f"{source} is a folder", "Give the run key.")
         return Path(source)
     key = _run_key(source)
     folder = settings.home / "ensembles" / key.hex[:16]
     try:
-        asyncio.run(fetch_run(key, settings, folder))
+        asyncio.run(fetch_run(key, settings, folder, Wish(policy)))
     except NetworkError as error:
-        if not (folder / "model_index.json").exists():
+        if policy or not (folder / "model_index.json").exists():
             raise
         err.print(f"drawing with the ensemble fetched earlier: {printable(error.what)}", markup=False)
     return folder

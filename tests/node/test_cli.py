@@ -24,7 +24,7 @@ from paris.node.console import printable
 from paris.node.doctor import _network, addresses_finding, clock_finding, exit_code, source_finding
 from paris.node.home import Home
 from paris.node.settings import Settings
-from paris.protocol.errors import NetworkError
+from paris.protocol.errors import NetworkError, UsageError
 from paris.protocol.genesis import RunName
 from paris.protocol.transport.clock import Skew
 from paris.protocol.transport.daemon import Dial
@@ -303,6 +303,13 @@ class TestGenerate:
         (folder / "model_index.json").write_text("{}")
         assert ensemble_folder(source, settings) == folder
         assert "fetched earlier" in capsys.readouterr().err
+        with pytest.raises(NetworkError):
+            ensemble_folder(source, settings, "head")  # what lies there may have been chosen otherwise
+
+    def test_a_folder_has_no_policy(self, tmp_path: Path) -> None:
+        (tmp_path / "model_index.json").write_text("{}")
+        with pytest.raises(UsageError, match="--policy chooses among a run's checkpoints"):
+            ensemble_folder(str(tmp_path), Settings.load({}, home=tmp_path), "latest")
 
 
 class TestKey:
