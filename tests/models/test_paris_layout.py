@@ -259,7 +259,8 @@ def test_what_the_layout_cannot_say_is_not_written(pristine, tmp_path):
         save_released(our_ensemble(pristine, text_dim=WORDS), tmp_path / "hears")
     blind = our_ensemble(pristine).ensemble.router
     save_released(our_ensemble(pristine, text_dim=WORDS), tmp_path / "blind", router=blind)
-    for wiring in ({"positions": "rotary"}, {"modulation": "per-block"}, {"qk_norm": True}):
+    others = ({"positions": "rotary"}, {"positions": "sinusoidal"}, {"text_layers": 2}, {"modulation": "per-block"})
+    for wiring in (*others, {"qk_norm": True}):
         with pytest.raises(LayoutError, match=f"a DiT with {next(iter(wiring))}"):
             save_released(our_ensemble(pristine, **wiring), tmp_path / "other")
     noise = our_ensemble(pristine)
