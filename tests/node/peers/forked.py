@@ -13,7 +13,11 @@ import sys
 
 from paris.node.cli.app import app
 
-for module in ("paris.node.light", "paris.registry.assemble", "paris.registry.selection", "paris.node.peer"):
+for module in (
+    *("paris.node.light", "paris.node.peer", "paris.registry.assemble", "paris.registry.selection"),
+    *("paris.models.inspect", "paris.models.dit", "paris.models.router"),
+    "diffusers.schedulers.scheduling_flow_match_euler_discrete",
+):
     importlib.import_module(module)
 
 
