@@ -88,5 +88,5 @@ def test_a_card_of_clips_names_their_network_and_their_task():
         contributor_card(genesis_of("video-nano"), "sha256:" + "1" * 64, "a/b", [u]) for u in (unit, router)
     )
     assert "pipeline_tag: text-to-video" in experts
-    assert "from paris.models.video import VideoExpert" in experts
+    assert "from diffusers import HunyuanVideoTransformer3DModel" in experts
     assert "from paris.models.video_router import VideoRouter" in routers
