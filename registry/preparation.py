@@ -8,9 +8,12 @@ anywhere, the same call goes on: looks and encoded texts are remembered batch by
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from filelock import FileLock, Timeout
 
 from paris.models.text import TextEncoder
 from paris.protocol.errors import UsageError, VerificationError
@@ -38,6 +41,7 @@ from paris.registry.shards import ClusterShards, shard_names, write_shards
 
 REJECTS: Final = "rejects.jsonl"
 SURVEY: Final = "survey"
+LOCK: Final = ".lock"
 ENGINES: Final = ("local", "ray")
 
 
@@ -89,6 +93,28 @@ class Prepared:
     clusters: tuple[ClusterShards, ...]
     files: list[str]
     rejects: Rejects
+
+
+@contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Hold a work folder, so that no two processes write into it; the system lets go of it when a process dies.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    lock = FileLock(atomic.make_directory(work) / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(
+            "another process is at work on the same data",
+            f"it holds {lock.lock_file}; two of them would write into each other's files",
+            "Wait until it is done, or stop it: the same command then goes on from there",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def look_around(
@@ -152,7 +178,8 @@ def prepare(
 ) -> Prepared:
     """Make the shards of `count` clusters in the work folder. Equal data and choices give equal bytes.
 
-    Arguments and errors are those of `look_around`, and further:
+    Whoever calls it holds the folder, until the shards are where they belong: see `alone_in`. Arguments and errors are
+    those of `look_around`, and further:
 
     Raises:
         UsageError: too few different groups for so many clusters, or a cluster has no hold-out sample.
@@ -193,16 +220,17 @@ def compare(
         report: the K to write `report.html` and `report.png` about, into the work folder; None: no page.
 
     Raises:
-        UsageError: as `look_around`, or the page's K is impossible.
+        UsageError: as `look_around` and `alone_in`, or the page's K is impossible.
     """
-    seen = look_around(source, wanted, text, work, cache, progress)
-    rows = list(choices(seen.survey, counts, wanted.cut, text, progress))
-    if report:
-        clustering = cut_up(seen.survey, report, wanted.cut)
-        sheets = Sheets(seen.survey, clustering)
-        for _ in sheets.watch(reread(source, seen.survey)):
-            pass
-        write_report(work, source.name, seen.survey, clustering, sheets, seen.rejects, rows)
+    with alone_in(work):
+        seen = look_around(source, wanted, text, work, cache, progress)
+        rows = list(choices(seen.survey, counts, wanted.cut, text, progress))
+        if report:
+            clustering = cut_up(seen.survey, report, wanted.cut)
+            sheets = Sheets(seen.survey, clustering)
+            for _ in sheets.watch(reread(source, seen.survey)):
+                pass
+            write_report(work, source.name, seen.survey, clustering, sheets, seen.rejects, rows)
     return rows, seen
 
 
@@ -226,7 +254,7 @@ def assign(
 
     Raises:
         VerificationError: the file holds no centroids, or those of other features than can be seen here.
-        UsageError: there is no usable sample.
+        UsageError: there is no usable sample, or as `alone_in`.
     """
     points, note, means = Centroids.load(centroids)
     wanted = Wanted(str(note.get("features", "text")), weights=tuple(sorted(weights.items())))
@@ -234,7 +262,8 @@ def assign(
     if not isinstance(named, dict) or not {"kind", "name", "tokens"} <= named.keys():
         raise VerificationError(f"{centroids} does not say which text encoder saw the run's captions")
     text = opened_text(named["kind"], named["name"], named["tokens"])
-    seen = look_around(source, wanted, text, work, cache, progress, means)
+    with alone_in(work):
+        seen = look_around(source, wanted, text, work, cache, progress, means)
     if seen.survey.vectors.shape[1] != points.vectors_MD.shape[1]:
         raise VerificationError(
             "these centroids lie among other vectors",

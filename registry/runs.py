@@ -24,7 +24,7 @@ from paris.protocol.genesis import Codec, Copies, Lease, RunName, Start
 from paris.protocol.identity import Identity
 from paris.protocol.records import Genesis
 from paris.protocol.schema import Payload
-from paris.registry.preparation import Prepared, Wanted, prepare
+from paris.registry.preparation import Prepared, Wanted, alone_in, prepare
 from paris.registry.recipes import PLANS, Plan
 from paris.registry.runkey import RunKey
 from paris.registry.samples import Rejects, Source
@@ -110,17 +110,19 @@ def create_run(
     and encoded (in `cache`, by default beside the work folder) and with the shards that are whole.
 
     Raises:
-        UsageError: a choice is impossible (said before the data are read), or too few samples for so many clusters.
+        UsageError: a choice is impossible (said before the data are read), too few samples for so many clusters, or
+            another process makes this run.
         ResourceError: the disk is full, or the text encoder is not installed.
     """
     preset = EVERY_PRESET[choices.preset]
     rules = _rules(choices, preset, store)
     text = open_text_of(preset)
     wanted = replace(choices.wanted, features=choices.features)
-    prepared = prepare(
-        source, choices.clusters, wanted, text, work, cache or looks_folder(work.parent.parent), progress
-    )
-    data, trained = store.add_tree(work, prepared.files), sum(c.samples for c in prepared.clusters)
+    looks = cache or looks_folder(work.parent.parent)
+    with alone_in(work):
+        prepared = prepare(source, choices.clusters, wanted, text, work, looks, progress)
+        data = store.add_tree(work, prepared.files)
+    trained = sum(c.samples for c in prepared.clusters)
     genesis = Genesis.parse(
         {
             **rules.model_dump(mode="json"),

@@ -84,7 +84,7 @@ def write_shards(
 
     Raises:
         UsageError: a cluster has no training or no hold-out sample, or the data are more than a run can name.
-        DigestError: the data changed between survey and writing.
+        DigestError: the data changed between survey and writing, or something else wrote into the folder.
         ResourceError: the disk is full.
     """
     catalogue = survey.catalogue
@@ -128,6 +128,7 @@ class _Place(NamedTuple):
     offset: int
     text_bytes: int
     picture_bytes: int
+    digest: bytes
 
 
 @dataclass
@@ -173,7 +174,8 @@ class _Line:
         # Opened each time: thousands of clusters are more files than a process may hold open.
         with atomic.explained_disk_errors(self._kept), self._kept.open("ab" if self._places else "wb") as out:
             out.write(text + sample.picture)
-        self._places.append(_Place(sample.key, sample.suffix, self._size_bytes, len(text), len(sample.picture)))
+        digest = hashlib.sha256(text + sample.picture).digest()
+        self._places.append(_Place(sample.key, sample.suffix, self._size_bytes, len(text), len(sample.picture), digest))
         self._size_bytes += len(text) + len(sample.picture)
 
     def _write(self) -> None:
@@ -185,6 +187,12 @@ class _Line:
             for place in sorted(self._places):
                 kept.seek(place.offset)
                 text, picture = kept.read(place.text_bytes), kept.read(place.picture_bytes)
+                if hashlib.sha256(text + picture).digest() != place.digest:
+                    raise DigestError(
+                        f"{self._kept} does not hold what was written there",
+                        "Another process wrote to it, or the disk is damaged",
+                        "See that nothing else works in this folder, and run the command again",
+                    )
                 tar.write({"__key__": place.key, "json": text, place.suffix: picture})
         self._kept.unlink()
 

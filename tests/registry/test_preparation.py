@@ -21,7 +21,7 @@ from paris.registry.catalogue import Catalogue, Rows
 from paris.registry.centroids import CENTROIDS, Centroids
 from paris.registry.clusters import Cut
 from paris.registry.judging import Filters
-from paris.registry.preparation import REJECTS, Wanted, assign, compare, prepare
+from paris.registry.preparation import REJECTS, Wanted, alone_in, assign, compare, prepare
 from paris.registry.samples import Rejects
 from paris.registry.sources import open_source
 from paris.registry.store import Store
@@ -128,6 +128,31 @@ def test_kill_9_anywhere_then_the_same_call_gives_the_same_bytes(data, undisturb
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
     assert digest(prepared(data, tmp_path / "killed"), tmp_path / "killed") == undisturbed
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from paris.registry.preparation import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_held_work_folder_is_refused_at_once_and_kill_9_leaves_no_lock(data, tmp_path):
+    note = {"features": "pixels", "text": {"kind": "minilm", "name": "all-MiniLM-L6-v2", "tokens": 16}}
+    Centroids(np.eye(3, dtype=np.float32), np.zeros(3), np.arange(3)).save(tmp_path / CENTROIDS, note, {})
+    command = [sys.executable, "-c", HOLDING, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"held\n"
+        for refused, given in ((compare, ([2], Wanted("pixels"), text())), (assign, (tmp_path / CENTROIDS, {}))):
+            with pytest.raises(UsageError, match="another process"):
+                refused(open_source(str(data)), *given, tmp_path, tmp_path / "cache")
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    with alone_in(tmp_path):
+        pass
 
 
 def test_a_change_of_the_data_is_seen_with_an_old_memory(undisturbed, tmp_path):

@@ -66,6 +66,21 @@ def created(source, choices, folder, curator=CURATOR, now_s=NOW_S, progress=lamb
     return create_run(source, choices, curator, Store(folder / "store"), folder / "work", now_s, progress)
 
 
+def test_a_second_creation_of_the_same_run_is_refused_while_the_first_works(source, choices, tmp_path):
+    second: list[UsageError] = []
+
+    def progress(stage, done, _total):
+        if stage == "shard" and not done:
+            with pytest.raises(UsageError, match="another process") as caught:
+                created(source, choices, tmp_path)
+            second.append(caught.value)
+
+    made = created(source, choices, tmp_path, progress=progress)
+    assert "Wait" in second[0].hint
+    assert made.key == created(source, choices, tmp_path / "undisturbed").key
+    assert made.key == created(source, choices, tmp_path).key, "the lock was let go"
+
+
 class Untouchable:
     """A source that fails the test when somebody reads it."""
 

@@ -172,6 +172,25 @@ def test_kill_9_in_the_middle_then_restart_gives_the_same_bytes(tmp_path, cut):
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+def test_two_writers_in_one_folder_never_make_a_whole_shard_of_wrong_samples(tmp_path, cut):
+    def stopped():
+        yield from SAMPLES[:150]
+        raise KeyboardInterrupt
+
+    def disturbed():
+        for number, one in enumerate(SAMPLES):
+            if number == 200:
+                with pytest.raises(KeyboardInterrupt):
+                    write_shards(stopped(), *cut, tmp_path)
+            yield one
+
+    with pytest.raises(DigestError, match="what was written"):
+        write_shards(disturbed(), *cut, tmp_path)
+    write_shards(SAMPLES, *cut, tmp_path)
+    write_shards(SAMPLES, *cut, tmp_path / "undisturbed")
+    assert contents(tmp_path) == contents(tmp_path / "undisturbed")
+
+
 def test_another_plan_replaces_old_shards(tmp_path, cut):
     write_shards(SAMPLES, *cut, tmp_path, samples_per_shard=20)
     result = write_shards(SAMPLES, *cut, tmp_path, samples_per_shard=500)
