@@ -32,7 +32,8 @@ def _parts_of(*names: str) -> Iterator[None]:
     packages = {}
     for name in [name for name in names if name not in sys.modules]:
         spec = find_spec(name)
-        assert spec
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         sys.modules[name] = packages[name] = module_from_spec(spec)
     yield
     for name, package in packages.items():
