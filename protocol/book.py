@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from paris.protocol.credentials import Moved
+from paris.protocol import envelope, strict_json
+from paris.protocol.credentials import Moved, open_rotation
 from paris.protocol.errors import RecordError, SignatureError
 from paris.protocol.limits import LIMITS
 from paris.protocol.records import Head, record_key
@@ -96,7 +97,8 @@ class RecordBook:
         """Take in what a verified genesis, a newer version of it, or an admission list says.
 
         Under other curators heads begin anew: whoever took the old ones' keys could have counted to the end. What does
-        not hold under these rules is forgotten: heads nobody could check before, claims of keys that were shut out.
+        not hold under these rules is forgotten: heads and rotations nobody could check before, claims of keys that were
+        shut out.
         """
         before = self.rules.get(run)
         if before == rules:
@@ -300,9 +302,13 @@ class RecordBook:
 
 
 def _holds(received: Received, rules: RunRules) -> bool:
+    record = received.record
     try:
-        check_head(received.record, received.signers, rules)
-        check_admitted(received.record, received.authority.name, rules)
+        check_head(record, received.signers, rules)
+        check_admitted(record, received.authority.name, rules)
+        for credential in map(strict_json.dumps, record.credentials):
+            if envelope.kind_of(credential) == "rotation":
+                open_rotation(credential, record.run, rules.curators)
     except SignatureError:
         return False
     return True

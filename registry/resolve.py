@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from paris.protocol import strict_json
@@ -344,7 +345,10 @@ class _Look:
         if admission.policy != "list":
             return judge
         found = await self.library.records("verdict", self.run, unit)
-        voices = [(self._name(v), v) for v in found if isinstance(v, Verdict)]
+        voices = []
+        for verdict in (record for record in found if isinstance(record, Verdict)):
+            with suppress(VerificationError):  # in force when it came, not when it was issued: nobody's voice
+                voices.append((self._name(verdict), verdict))
 
         def with_verdicts(digest: str, checkpoint: Checkpoint) -> bool | None:
             own = judge(digest, checkpoint)

@@ -318,6 +318,20 @@ def test_a_node_that_does_not_know_the_curators_learns_no_moves():
         moved_claim(thief, rotation(old, thief, thief, person(9)))
 
 
+@pytest.mark.parametrize("make", [make_claim, make_tip])
+def test_a_name_stolen_before_the_curators_were_known_is_given_back_when_they_are(make):
+    """Any second key co-signs for an unknown curator; what then lies in the slot must not outlive the genesis."""
+    owner, thief, heir = person(4), person(6), person(7)
+    book = RecordBook()
+    forged = received(thief, make, credentials=carried(rotation(owner, thief, thief, person(9))))
+    honest = received(heir, make, credentials=carried(delegation(owner, person(5)), rotation(person(5), heir))[::-1])
+    for item in (forged, honest):
+        book.offer(item, NOW_S)
+    assert forged.authority.name == owner.peer_id
+    book.know(RUN, LISTED)
+    assert book.slot(forged.key, NOW_S) == (honest,)
+
+
 def test_a_book_restored_is_the_book_it_was(listed):
     old, new = person(4), person(5)
     listed.offer(moved_claim(new, rotation(old, new)), NOW_S)

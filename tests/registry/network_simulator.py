@@ -213,11 +213,12 @@ class NetworkSimulator:
         """Let a peer announce itself."""
         self._announce(Peer(addrs=(), agent="paris-node/0 test", abilities=(), **self._standard(who)))
 
-    def verdict(self, who: Identity, unit: str, checkpoint: str, *, holds: bool = True) -> None:
+    def verdict(self, who: Identity, unit: str, checkpoint: str, *, holds: bool = True, **changes: object) -> None:
         """Let a peer say what it found when it measured a checkpoint."""
         fields = {"step": self._steps[checkpoint], "level": "evaluated", "holds": holds, "note": "measured"}
         numbers = {"loss_micro": 1, "tolerance_micro": 1, "samples": 1}
-        self._announce(Verdict(unit=unit, checkpoint=checkpoint, **self._standard(who), **fields, **numbers))
+        said = {**self._standard(who), **fields, **numbers, **changes}
+        self._announce(Verdict(unit=unit, checkpoint=checkpoint, **said))
 
     def rule(self, *signed: bytes, who: Identity = CURATOR) -> None:
         """Let a curator publish a head, last, and serve what it names."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from network_simulator import ANN, BEN, EVE, TARGET, NetworkSimulator, exported, person
+from network_simulator import ANN, BEN, EVE, NOW_S, TARGET, NetworkSimulator, exported, person
+from protocol_support import carried, delegation
 from resolve_support import UNIT, measured, resolved
 
 from paris.protocol.digests import sha256_of
@@ -136,3 +137,14 @@ def test_a_verdict_can_spare_a_measurement_and_never_refute(store):
     found = resolved(Library(store, network), judge=measured())
     assert (found.complete, found.pending.checkpoint) == (False, checkpoint)
     assert resolved(Library(store, network), judge=measured(good=(checkpoint,))).complete
+
+
+def test_a_verdict_issued_before_its_delegation_began_is_nobodys_voice_and_breaks_no_look(store):
+    """Anybody can lend one key's name to another, date a verdict back, and let every node believe the record."""
+    network = NetworkSimulator(admission={"policy": "list", "keys": [who.peer_id for who in (ANN, *VOTERS)]})
+    checkpoint = network.publish(ANN, UNIT, TARGET)
+    for who in VOTERS[:2]:
+        network.verdict(who, UNIT, checkpoint)
+    lent = carried(delegation(EVE, BEN, run=network.run, iat=NOW_S))
+    network.verdict(BEN, UNIT, checkpoint, holds=False, iat=NOW_S - 7200, credentials=lent)
+    assert resolved(Library(store, network), judge=measured()).complete
