@@ -7,6 +7,9 @@ eight, without their wiring. DiT's own comes to that: a projection of the condit
 one text vector (here the mean of the tokens) added to the time: 129.14 M, eight of them 1.033 B. That is
 `dit-b-2-pooled`; that it is what the paper trained is our guess. With both, cross-attention and a projection a block,
 it would be 157.49 M.
+
+The small ones have PixArt's wiring, so that plain diffusers opens what they publish (`published.py`): fixed places, and
+two layers for the text.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ _SD_LATENTS = {"channels": 4, "height": 32}
 _DIT_S = {"patch": 2, "width": 384, "depth": 12, "heads": 6}
 _DIT_B = {"patch": 2, "width": 768, "depth": 12, "heads": 12}
 _DIT_XL = {"patch": 2, "width": 1152, "depth": 28, "heads": 16}
+_PIXART = {"positions": "sinusoidal", "text_layers": 2}
 _SMALL_ROUTER = {"width": 128, "depth": 3, "heads": 2}
 
 TEXT_ENCODERS = {384: ("minilm", "all-MiniLM-L6-v2"), 768: ("clip", "openai/clip-vit-large-patch14")}
@@ -58,7 +62,7 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             name="micro",
-            expert={**_PIXELS, **_MINILM, "patch": 8, "width": 32, "depth": 2, "heads": 2},
+            expert={**_PIXELS, **_MINILM, **_PIXART, "patch": 8, "width": 32, "depth": 2, "heads": 2},
             router={**_PIXELS, **_MINILM, "patch": 8, "width": 32, "depth": 1, "heads": 2},
             shape=(3, 32, 32),
             picture_px=32,
@@ -68,7 +72,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="tiny",
-            expert={**_SMALL_LATENTS, **_MINILM, "patch": 2, "width": 256, "depth": 4, "heads": 4},
+            expert={**_SMALL_LATENTS, **_MINILM, **_PIXART, "patch": 2, "width": 256, "depth": 4, "heads": 4},
             router={**_SMALL_LATENTS, **_MINILM, "patch": 2, **_SMALL_ROUTER},
             shape=(8, 8, 8),
             picture_px=32,
@@ -78,7 +82,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="tiny-pixels",
-            expert={**_PIXELS, **_MINILM, "patch": 4, "width": 192, "depth": 5, "heads": 3},
+            expert={**_PIXELS, **_MINILM, **_PIXART, "patch": 4, "width": 192, "depth": 5, "heads": 3},
             router={**_PIXELS, **_MINILM, "patch": 8, **_SMALL_ROUTER},
             shape=(3, 32, 32),
             picture_px=32,

@@ -103,7 +103,7 @@ def test_what_is_published_is_one_whole_file(folder, how):
         n: t.shape for n, t in weights_of(folder / "alone" / "whole").items()
     }
     config = json.loads((folder / how / "export" / "config.json").read_text())
-    assert config["_class_name"] == "DiT"
+    assert config["_class_name"] == "PixArtTransformer2DModel"
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused():

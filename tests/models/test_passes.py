@@ -173,7 +173,7 @@ def test_flops_of_a_known_network():
     inputs = (torch.zeros(1, 3, 32, 32), torch.zeros(1), torch.zeros(1, L, E), torch.ones(1, L, dtype=torch.bool))
     network = DiT(**config)
     blocks = T * (3 + 1) * D * D + T * 2 * D * D + L * 2 * D * D + T * 8 * D * D
-    ends = 2 * T * 192 * D + L * E * D + 256 * D + D * D + 6 * D * D
+    ends = 2 * T * 192 * D + L * (E * D + D * D) + 256 * D + D * D + 6 * D * D
     attention = 2 * T * T * D + 2 * T * L * D
     counted = flops.training_flops(DiT, network.config, flops.shape_of(inputs))
     forward = 2 * (blocks + ends + attention)
@@ -191,7 +191,7 @@ def test_half_life_is_what_it_says(cache):
     ):
         average.copy_(parameter.detach() + 1)
     trainer.train(10_004)
-    gap = trainer._optimiser.averages["average-4"]["pos_embed"] - trainer.parameters["pos_embed"]
+    gap = trainer._optimiser.averages["average-4"]["patch_in.bias"] - trainer.parameters["patch_in.bias"]
     torch.testing.assert_close(gap.detach(), torch.full_like(gap, 0.5), rtol=1e-3, atol=1e-3)
 
 
@@ -203,7 +203,8 @@ def test_each_half_life_is_exported(tmp_path, cache):
     for half_life in (None, 1, 50):
         trainer.export(tmp_path / str(half_life), half_life)
     weights = [
-        load_file(tmp_path / name / "diffusion_pytorch_model.safetensors")["pos_embed"] for name in ("None", "1", "50")
+        load_file(tmp_path / name / "diffusion_pytorch_model.safetensors")["proj_out.weight"]
+        for name in ("None", "1", "50")
     ]
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])

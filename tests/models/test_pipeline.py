@@ -279,7 +279,7 @@ def test_another_size_is_refused_where_positions_were_learned(pipeline):
 
 def test_rotary_experts_draw_other_sizes(minilm):
     torch.manual_seed(0)
-    experts = [DiT(**PRESETS["micro"].expert, positions="rotary") for _ in range(2)]
+    experts = [DiT(**{**PRESETS["micro"].expert, "positions": "rotary"}) for _ in range(2)]
     ensemble = Ensemble(experts, Router(**PRESETS["micro"].router, clusters=2, positions="rotary"))
     pipeline = ParisPipeline(ensemble, Pixels(), minilm, FlowMatchEulerDiscreteScheduler(), PRESETS["micro"].shape)
     pipeline.set_progress_bar_config(disable=True)

@@ -29,7 +29,7 @@ from paris.models.video import VideoExpert
 from paris.models.video_presets import VIDEO_PRESETS
 
 WIRING = {"positions": "sinusoidal", "text_layers": 2}
-PIXART = {**PRESETS["micro"].expert, **WIRING}
+PIXART = PRESETS["micro"].expert
 SMALL = {"channels": 3, "height": 8, "patch": 2, "width": 32, "depth": 2, "heads": 4, "text_dim": 16, **WIRING}
 CLIPS = VIDEO_PRESETS["video-nano"].expert
 

@@ -38,7 +38,7 @@ def test_one_changed_bit_is_seen(states, cache):
     begin, claimed = states
     with_note = claimed / STATE
     tensors = load_file(with_note)
-    tensors["exp_avg.pos_embed"].view(torch.int32)[0, 0] ^= 1
+    tensors["exp_avg.patch_in.weight"].view(torch.int32)[0, 0] ^= 1
     from safetensors import safe_open
 
     with safe_open(with_note, "pt") as file:

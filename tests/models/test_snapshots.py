@@ -91,9 +91,9 @@ def test_poisoned_snapshot_is_never_written(tmp_path, cache):
     trainer = new_trainer(cache)
     trainer.train(2)
     snapshot = trainer.snapshot()
-    snapshot.groups["average"]["pos_embed"][0, 0] = float("nan")
+    snapshot.groups["average"]["patch_in.weight"][0, 0] = float("nan")
     for write in (snapshot.save, snapshot.export):
         with pytest.raises(ValueError, match="poisoned"):
             write(tmp_path / "out")
     assert not list(tmp_path.rglob("*.safetensors"))
-    assert torch.isfinite(trainer.average["pos_embed"]).all()
+    assert torch.isfinite(trainer.average["patch_in.weight"]).all()

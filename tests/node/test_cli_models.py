@@ -125,7 +125,7 @@ def test_init_makes_a_start_out_of_an_imagenet_transformer(tmp_path):
     told = json.loads(
         invoke("models", "init", tmp_path / "dit.safetensors", tmp_path / "b", "--model", "micro", "--json").stdout
     )
-    assert sum(told["parameters"].values()) == 75_008
+    assert sum(told["parameters"].values()) == 75_552
     assert (tmp_path / "start" / "config.json").is_file()
 
 

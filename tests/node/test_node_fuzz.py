@@ -176,6 +176,7 @@ def test_a_file_of_tensors(folder, data):
 @example({"_class_name": "DiT", **ARCHITECTURE, "depth": 10**9})
 @example({"_class_name": "DiT", **ARCHITECTURE, "width": 2**40})
 @example({"_class_name": "DiT", **ARCHITECTURE, "heads": 0})
+@example({"_class_name": "PixArtTransformer2DModel", "num_layers": 10**9})
 def test_a_config_of_a_network(settings_of_network):
     """It is compared with the signed one before anything is built from it, whatever it says."""
     faults = check_config(settings_of_network, ARCHITECTURE, "expert")

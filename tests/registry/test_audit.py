@@ -33,7 +33,7 @@ from paris.registry.resolve import resolve
 from paris.registry.weights import model_files
 
 UNIT = "cluster-0"
-TENSOR = "patch_in.weight"
+TENSOR = "proj_out.weight"
 
 
 async def _audited(library: Library, **options) -> Audit:
@@ -248,21 +248,21 @@ def test_a_missing_an_extra_and_a_misshapen_tensor(library, others_trained):
 
 def test_a_router_in_the_place_of_an_expert(library, others_trained):
     others_trained.publish(EVE, UNIT, TARGET, files=exported("router"))
-    assert "config.json says _class_name is 'Router' where 'DiT'" in failures(library)["weights"]
+    assert "config.json says _class_name is 'Router' where 'PixArtTransformer2DModel'" in failures(library)["weights"]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"width": 64}, "width is 64 where 32"),
-        ({"depth": None}, "depth is None where 2"),
-        ({"mlp_ratio": 2.0}, "mlp_ratio is 2.0 where 4.0"),
-        ({"_class_name": "Router"}, "_class_name is 'Router' where 'DiT'"),
+        ({"cross_attention_dim": 64}, "cross_attention_dim is 64 where 32"),
+        ({"num_layers": None}, "num_layers is None where 2"),
+        ({"norm_eps": 1e-5}, "norm_eps is 1e-05 where 1e-06"),
+        ({"_class_name": "Router"}, "_class_name is 'Router' where 'PixArtTransformer2DModel'"),
         ({"surprise": 1}, "surprise is 1 where None"),
     ],
 )
 def test_another_architecture_in_the_config(library, others_trained, changes, said):
-    """The second and third are named nowhere in the genesis: defaults and class count as much as what it says."""
+    """The genesis names our arguments: the class it is published under, and all of that class's own, count as much."""
     others_trained.publish(EVE, UNIT, TARGET, files=configured(exported(UNIT), **changes))
     assert said in failures(library)["weights"]
 

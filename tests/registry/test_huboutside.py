@@ -15,10 +15,9 @@ from hub_run import ANNS, filled, publish, writer
 from hub_testing import environment, point_client_at
 from huggingface_hub import snapshot_download
 from loopback_hub import LoopbackHub
-from network_simulator import ANN, BEN, CLUSTERS, PRESET, ROUTER, NetworkSimulator, exported_network
+from network_simulator import ANN, BEN, PRESET, NetworkSimulator, exported
 from safetensors.torch import load_file, save_file
 
-from paris.models.dit import DiT
 from paris.models.experts import load_expert
 from paris.models.filenames import WEIGHTS
 from paris.models.files import write_bytes
@@ -51,20 +50,15 @@ def published(hub: LoopbackHub, network: NetworkSimulator, store: Store) -> str:
 
 @pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # diffusers still gives it
 def test_diffusers_opens_what_lies_there(hub: LoopbackHub, published: str, tmp_path: Path) -> None:
-    """From the Hub by its name: settings and sampler with plain diffusers, weights with the class the settings name."""
+    """From the Hub by its name with plain diffusers: sampler and network, whose class the settings name."""
     where = {"cache_dir": tmp_path / "cache"}
-    config = AutoModel.load_config(ANNS, subfolder="expert_0", **where)
-    assert config["_class_name"] == "DiT"
     assert FlowMatchEulerDiscreteScheduler.from_pretrained(ANNS, subfolder="scheduler", **where).config.shift == 1.0
-    network = DiT.from_pretrained(ANNS, subfolder="expert_0", torch_dtype=torch.bfloat16, **where)
+    network = AutoModel.from_pretrained(ANNS, subfolder="expert_0", torch_dtype=torch.bfloat16, **where)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
-    side, channels = config["height"], config["channels"]
-    text = torch.zeros(1, 2, config["text_dim"], dtype=torch.bfloat16)
-    drawn = network(
-        torch.zeros(1, channels, side, side, dtype=torch.bfloat16), torch.ones(1, dtype=torch.bfloat16), text,
-        torch.ones(1, 2, dtype=torch.bool),
-    )  # fmt: skip
-    assert drawn.shape == (1, channels, side, side)
+    side, channels = network.config.sample_size, network.config.in_channels
+    text = torch.zeros(1, 2, network.config.caption_channels, dtype=torch.bfloat16)
+    x = torch.zeros(1, channels, side, side, dtype=torch.bfloat16)
+    assert network(x, text, timestep=torch.ones(1)).sample.shape == x.shape
 
 
 ALONE = """
@@ -82,17 +76,16 @@ save_file({"v": v}, sys.argv[3])
 
 
 @pytest.mark.slow
-def test_a_repository_opens_by_its_name_with_diffusers_alone(hub: LoopbackHub, store: Store, tmp_path: Path) -> None:
+def test_a_repository_opens_by_its_name_with_diffusers_alone(
+    hub: LoopbackHub, network: NetworkSimulator, store: Store, tmp_path: Path
+) -> None:
     """A process that knows diffusers and the Hub, and nothing of ours, gets the velocity that our expert has."""
-    arguments = {**PRESET.expert, "positions": "sinusoidal", "text_layers": 2}
-    files = exported_network(DiT(**arguments), "cluster-0")
-    model = {"preset": "micro", "expert": arguments, "router": {**ROUTER, "clusters": CLUSTERS}}
-    network = NetworkSimulator(model=model)
+    files = exported("cluster-0")
     checkpoint = network.publish(ANN, "cluster-0", 60, files=files)
     publish(hub, filled(store, network), network, checkpoint)
     assert "from diffusers import PixArtTransformer2DModel" in hub.read(ANNS, CARD).decode()
 
-    x, text = torch.randn(3, 3, 32, 40), torch.randn(3, 5, arguments["text_dim"])
+    x, text = torch.randn(3, 3, 32, 40), torch.randn(3, 5, PRESET.expert["text_dim"])
     t, mask = torch.tensor([0.0, 0.3, 1.0]), torch.arange(5) < torch.tensor([[1], [3], [5]])
     save_file({"x": x, "t": t, "text": text, "mask": mask}, tmp_path / "asked.safetensors")
     command = [sys.executable, "-c", ALONE, ANNS, tmp_path / "asked.safetensors", tmp_path / "answered.safetensors"]

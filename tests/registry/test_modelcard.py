@@ -62,7 +62,8 @@ def test_the_card_says_what_lies_where_and_how_to_check_it(card: ModelCard, netw
     for part in (
         "`expert_0/`", "60 of ", "0.4321", UNITS[0].checkpoint, ANN.peer_id[:16], BEN.peer_id[:16],
         "expert_0/contact.png", "expert_0/samples.png",
-        'DiT.from_pretrained("ann/squares", subfolder="expert_0")', "`router/state.safetensors`", network.run,
+        'PixArtTransformer2DModel.from_pretrained("ann/squares", subfolder="expert_0")',
+        "`router/state.safetensors`", network.run,
     ):  # fmt: skip
         assert part in text
 
