@@ -39,7 +39,7 @@ class Journal(Protocol):
         """The newest record of its signer in its slot is this one."""
 
     def forget(self, key: str, signer: str) -> None:
-        """A record made room."""
+        """A record made room, and what was proven of it."""
 
     def convict(self, key: str, signer: str, proof: Equivocation) -> None:
         """A signer said two things at once."""
@@ -145,9 +145,9 @@ class RecordBook:
         """Take back what a journal kept, into an empty book."""
         self._moved = {(run, moved.old): moved for run, moved in moves}
         self._heads = dict(heads)
-        self._evidence = {(key, signer): proof for key, signer, proof in evidence}
         for received in records:
             self._put(received)
+        self._evidence = {(key, signer): proof for key, signer, proof in evidence if self.newest(key, signer)}
 
     def newest(self, key: str, signer: str) -> Received | None:
         """The newest record known of a signer under a key, expired or not."""
@@ -180,14 +180,17 @@ class RecordBook:
         if new.seq < old.seq:
             raise RecordError(f"this {who} is an old one", f"it has seq {new.seq}, we know seq {old.seq}")
         if new.seq == old.seq:
-            self._convict(received.key, new.signer, Equivocation(new.seq, known.envelope, received.envelope))
+            self._convict(received, Equivocation(new.seq, known.envelope, received.envelope))
             raise RecordError(f"{new.signer} signed two different {new.kind} records", f"both have seq {new.seq}")
         if new.exp <= old.exp:
             why = f"it expires at {new.exp}, the one before it at {old.exp}, and the DHT keeps the later one"
             raise RecordError(f"this newer {who} could never replace the older", why, "let it expire later")
 
-    def _convict(self, key: str, signer: str, proof: Equivocation) -> None:
-        self.journal.convict(key, signer, proof)
+    def _convict(self, received: Received, proof: Equivocation) -> None:
+        """One proof for a remembered record, and no longer than it: keys are free, and so are double tongues."""
+        key, signer = received.key, received.record.signer
+        if received.record.run in self.rules:
+            self.journal.convict(key, signer, proof)
         self._evidence[key, signer] = proof
 
     def _check_head(self, received: Received) -> None:
@@ -205,10 +208,9 @@ class RecordBook:
 
     def _check_moves(self, received: Received) -> None:
         run = received.record.run
-        if self._rules(run).curators:
-            for moved in received.authority.moves:
-                self._learn(run, moved)
-        for moved in received.authority.moves:
+        for moved in reversed(received.authority.moves):  # from the name on: what forks there teaches nothing more
+            if self._rules(run).curators:
+                self._learn(run, moved, received.authority.name)
             known = self.moved(run, moved.old)
             if known and known.new != moved.new:
                 why = "two keys claim to carry it on" if known.new == NOBODY else f"it went to {known.new}"
@@ -217,8 +219,12 @@ class RecordBook:
             if self.moved(run, key):
                 raise SignatureError(f"{key} may act no longer", "its name has moved", "sign with the new key")
 
-    def _learn(self, run: str, moved: Moved) -> None:
-        known = self.moved(run, moved.old)
+    def _learn(self, run: str, moved: Moved, name: str) -> None:
+        """Names that nobody listed, and their own keys alone moved, are many and free: there is a limit to those."""
+        known, admission = self.moved(run, moved.old), self._rules(run).admission
+        listed = admission.policy == "list" and admission.admits(name)
+        if known is None and len(self._moved) >= LIMITS.records and not (listed or moved.by_curators):
+            return
         if known is None or (moved.by_curators and not known.by_curators):
             settled = moved
         elif known.new == moved.new or (known.by_curators and not moved.by_curators):

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (key TEXT, signer TEXT, envelope BLOB, PRIMARY KEY (key, signer)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evidence (key TEXT, signer TEXT, seq INTEGER, first BLOB, second BLOB,
- PRIMARY KEY (key, signer, seq)) WITHOUT ROWID;
+ PRIMARY KEY (key, signer)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS heads (key TEXT PRIMARY KEY, head TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moves (run TEXT, old TEXT, new TEXT, by_curators INTEGER, PRIMARY KEY (run, old))
 WITHOUT ROWID;
@@ -84,11 +84,12 @@ class Ledger:
         self._connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", row)
 
     def forget(self, key: str, signer: str) -> None:
-        """A record made room."""
+        """A record made room, and what was proven of it."""
         self._connection.execute("DELETE FROM records WHERE key = ? AND signer = ?", (key, signer))
+        self._connection.execute("DELETE FROM evidence WHERE key = ? AND signer = ?", (key, signer))
 
     def convict(self, key: str, signer: str, proof: Equivocation) -> None:
-        """A signer said two things at once. The proof is never deleted: it is evidence."""
+        """A signer said two things at once. The last proof stays, as long as its record is remembered."""
         row = (key, signer, proof.seq, proof.first, proof.second)
         self._connection.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?, ?)", row)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -316,6 +317,22 @@ def test_a_node_that_does_not_know_the_curators_learns_no_moves():
     book.offer(received(old, make_claim), NOW_S)
     with pytest.raises(SignatureError, match="not signed by enough curators"):
         moved_claim(thief, rotation(old, thief, thief, person(9)))
+
+
+def test_a_flood_of_moved_names_is_bounded_and_keeps_no_listed_name_from_moving(listed, small):
+    for number in range(100, 260, 4):
+        *middle, last = (person(number + more) for more in range(4))
+        chain = carried(*(rotation(old, new) for old, new in zip(middle, [*middle[1:], last], strict=True)))[::-1]
+        with contextlib.suppress(RecordError):
+            listed.offer(received(last, rules={RUN: LISTED}, credentials=chain), NOW_S)
+    assert len(listed._moved) == 40
+    old, new = person(4), person(5)
+    listed.offer(moved_claim(new, rotation(old, new)), NOW_S)
+    assert listed.moved(RUN, old.peer_id).new == new.peer_id
+    decided = carried(rotation(person(8), person(9), person(9), person(1)))
+    with pytest.raises(RecordError, match="no room"):
+        listed.offer(received(person(9), rules={RUN: LISTED}, credentials=decided), NOW_S)
+    assert listed.moved(RUN, person(8).peer_id).by_curators
 
 
 @pytest.mark.parametrize("make", [make_claim, make_tip])

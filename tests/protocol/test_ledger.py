@@ -78,6 +78,35 @@ def test_evidence_of_a_double_tongue_survives_the_restart_and_what_came_after(pa
         assert len(book.slot(one.key, NOW_S)) == 1
 
 
+def rows(ledger, table):
+    return ledger._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+@pytest.mark.parametrize(("run", "left"), [(RUN, 1), (digest_of("nobody's run"), 0)], ids=["known", "unknown"])
+def test_a_double_tongue_that_goes_on_and_on_does_not_fill_the_disk(path, run, left):
+    node = Node(path)
+    with node as book:
+        for seq in range(1, 9):
+            times = {"run": run, "seq": seq, "exp": NOW_S + 600 + seq}
+            book.offer(received(person(1), make_tip, step=1, **times), NOW_S)
+            with pytest.raises(RecordError, match="two different"):
+                book.offer(received(person(1), make_tip, step=2, **times), NOW_S)
+        assert rows(node.ledger, "evidence") == left
+        assert len(book._evidence) == 1
+
+
+def test_evidence_goes_with_the_record_it_is_about(path):
+    one = received(person(1), make_tip, exp=NOW_S + 10)
+    with Node(path) as book:
+        book.offer(one, NOW_S)
+        with pytest.raises(RecordError, match="two different"):
+            book.offer(received(person(1), make_tip, step=9, exp=NOW_S + 10), NOW_S)
+    node = Node(path, NOW_S + 10)
+    with node as book:
+        assert book.equivocation(one) is None
+        assert rows(node.ledger, "evidence") == 0
+
+
 def test_freeze_and_rollback_of_heads_after_a_restart(path):
     with Node(path) as book:
         book.offer(received(person(1), make_head, version=7, exp=NOW_S + 5), NOW_S)
