@@ -30,7 +30,7 @@ from benchmarks.contenders import (
 from benchmarks.measure import Row, compare, in_turns
 from paris.models.ensemble import Ensemble
 from paris.models.kinds import expert_of, router_of
-from paris.models.networks import load_network
+from paris.models.networks import load_network, save_network
 from paris.models.objectives import VelocityObjective
 from paris.models.presets import Preset
 from paris.models.recipe import Recipe
@@ -155,8 +155,8 @@ def first_image(preset: Preset, folder: Path, repeats: int) -> Row:
     """From files that are in no cache to one picture's latents: experts are opened when they are first needed."""
     experts, router, _, text, null = _drawing_parts(preset, 1)
     for number, expert in enumerate(experts):
-        expert.save_pretrained(folder / f"expert_{number}")
-    router.save_pretrained(folder / "router")
+        save_network(expert, folder / f"expert_{number}")
+    save_network(router, folder / "router")
     PixArtTransformer2DModel(**pixart_config(preset)).save_pretrained(folder / "pixart")
 
     def ours() -> None:
