@@ -330,7 +330,12 @@ class Contributor:
     async def _renew(self) -> None:
         """Keep this node's records alive, whatever else it waits for."""
         while True:
-            await self._announcer.flush()
+            try:
+                await self._announcer.flush()
+            except ParisError as error:
+                log.warning("what this node stands behind was not announced, will try again: %s", error)
+            except Exception:
+                log.exception("announcing failed and will be tried again, training goes on")
             await asyncio.sleep(self._period_s / 2)
 
     async def _follow(self) -> None:

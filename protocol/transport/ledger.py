@@ -55,6 +55,8 @@ class Ledger:
             aside = path.with_suffix(".damaged")
             logger.warning("%s is damaged (%s); it is set aside as %s, a new one begins", path, error, aside)
             path.replace(aside)
+            for rest in ("-wal", "-shm"):
+                path.with_name(path.name + rest).unlink(missing_ok=True)
             return cls(_connect(path))
 
     def load(self, book: RecordBook, now_s: float) -> None:
@@ -64,7 +66,7 @@ class Ledger:
         heads = self._connection.execute("SELECT key, head FROM heads")
         book.restore(
             self._records(now_s, book.rules),
-            [(key, Head.model_validate_json(text)) for key, text in heads],
+            [(key, head) for key, text in heads if (head := _head(text))],
             [(run, Moved(old, new, bool(by_curators))) for run, old, new, by_curators in moves],
             [(key, signer, Equivocation(*proof)) for key, signer, *proof in evidence],
         )
@@ -78,29 +80,40 @@ class Ledger:
             except ParisError:
                 self.forget(key, signer)
 
+    def _write(self, statement: str, row: tuple[object, ...]) -> None:
+        try:
+            self._connection.execute(statement, row)
+        except sqlite3.Error as error:
+            hint = "make room on the disk, or see who owns the file; it is tried again"
+            raise ResourceError("the memory of records cannot be written", str(error), hint) from error
+
     def remember(self, received: Received) -> None:
-        """The newest record of its signer in its slot is this one."""
+        """The newest record of its signer in its slot is this one.
+
+        Raises:
+            ResourceError: The disk is full or the file is damaged; so do all that follow.
+        """
         row = (received.key, received.record.signer, received.envelope)
-        self._connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", row)
+        self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", row)
 
     def forget(self, key: str, signer: str) -> None:
         """A record made room, and what was proven of it."""
-        self._connection.execute("DELETE FROM records WHERE key = ? AND signer = ?", (key, signer))
-        self._connection.execute("DELETE FROM evidence WHERE key = ? AND signer = ?", (key, signer))
+        self._write("DELETE FROM records WHERE key = ? AND signer = ?", (key, signer))
+        self._write("DELETE FROM evidence WHERE key = ? AND signer = ?", (key, signer))
 
     def convict(self, key: str, signer: str, proof: Equivocation) -> None:
         """A signer said two things at once. The last proof stays, as long as its record is remembered."""
         row = (key, signer, proof.seq, proof.first, proof.second)
-        self._connection.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?, ?)", row)
+        self._write("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?, ?)", row)
 
     def raise_head(self, key: str, head: Head) -> None:
         """No head below this one counts any more."""
-        self._connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?)", (key, head.model_dump_json()))
+        self._write("INSERT OR REPLACE INTO heads VALUES (?, ?)", (key, head.model_dump_json()))
 
     def move(self, run: str, moved: Moved) -> None:
         """A name went to another key."""
         row = (run, moved.old, moved.new, moved.by_curators)
-        self._connection.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?, ?)", row)
+        self._write("INSERT OR REPLACE INTO moves VALUES (?, ?, ?, ?)", row)
 
     def close(self) -> None:
         """Close the file."""
@@ -109,7 +122,22 @@ class Ledger:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)  # every statement commits by itself
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.executescript(_TABLES)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(_TABLES)
+        ((found, *_), *_) = connection.execute("PRAGMA quick_check")
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
+
+
+def _head(text: str) -> Head | None:
+    try:
+        return Head.model_validate_json(text)
+    except ValueError:
+        logger.warning("a head that was remembered cannot be read; it is passed over")
+        return None

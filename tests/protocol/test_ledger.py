@@ -171,3 +171,37 @@ def test_a_file_that_is_no_ledger_is_set_aside(path, caplog):
 def test_a_ledger_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(ResourceError, match="cannot be used"):
         Ledger.open(tmp_path / "nowhere" / "ledger.sqlite")
+
+
+def test_damage_behind_the_header_is_set_aside_too(path, caplog):
+    with Node(path) as book:
+        for number in range(1, 40):
+            book.offer(received(person(number), make_tip), NOW_S)
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * len(data[4096:])
+    path.write_bytes(data)
+    for _ in range(2):
+        with Node(path) as book:
+            book.offer(received(person(1)), NOW_S)
+    assert path.with_suffix(".damaged").exists()
+    assert caplog.text.count("set aside") == 1
+
+
+def test_a_remembered_head_that_cannot_be_read_is_passed_over(path):
+    node = Node(path)
+    with node as book:
+        book.offer(received(person(1), make_head, version=7), NOW_S)
+        node.ledger._connection.execute("UPDATE heads SET head = '{'")
+    with Node(path) as book:
+        book.offer(received(person(2), make_head, version=6), NOW_S)
+
+
+def test_a_full_disk_is_named_and_the_record_does_not_count(path):
+    node = Node(path)
+    with node as book:
+        node.ledger._connection.execute("PRAGMA max_page_count = 1")
+        tips = [received(person(number), make_tip, ext={"filler": "x" * 4000}) for number in (1, 2)]
+        for tip in tips:
+            with pytest.raises(ResourceError, match="full"):
+                book.offer(tip, NOW_S)
+        assert book.slot(tips[0].key, NOW_S) == ()
