@@ -54,15 +54,17 @@ def no_copy(unit: str, alike: Mapping[str, float]) -> Check:
 
     Experts train on other data with other randomness; what they have in common is where they start, and that is
     subtracted. What is left of two honest trainings, in millions of dimensions, is nearly orthogonal. A copy points
-    the same way, until the noise on it is as large as all that was learned, and then little of that is left.
+    the same way, until the noise on it is as large as all that was learned, and then little of that is left. Numbers so
+    large that their products are none leave no cosine, and hide no other one.
 
     Args:
         unit: Name of the unit.
         alike: Cosines with the other experts by name, as `paris.models.likeness` measures them.
     """
-    if not alike:
+    comparable = {name: cosine for name, cosine in alike.items() if math.isfinite(cosine)}
+    if not comparable:
         return Check("copies", ok=True, detail="there is no other expert to compare with")
-    nearest = max(alike, key=lambda name: alike[name])
+    nearest = max(comparable, key=lambda name: comparable[name])
     near = f"the most alike is {nearest}, cosine {alike[nearest]:.3f}"
     if alike[nearest] > ALIKE:
         return Check("copies", ok=False, detail=f"one of {unit} and {nearest} is a copy: {near}, honest ones near 0")

@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from paris.models.cache import LatentCache
 from paris.models.checkpoints import CheckpointError
 from paris.models.distributed import local_device
 from paris.models.evaluation import Probe, opposite, predict_nothing, public_probe, sample_losses, secret_probe
+from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.kinds import EXPERTS, ROUTERS, kind_in
 from paris.models.networks import load_network
 from paris.models.objectives import Objective
@@ -30,6 +31,7 @@ from paris.registry import checks
 from paris.registry.evidence import HOLDOUT, TRAIN, Evidence, in_words
 from paris.registry.findings import Check, Measured
 from paris.registry.resolve import ResolvedUnit
+from paris.registry.weights import weight_faults
 from paris.registry.workshop import EVALUATION_SAMPLES, ROUTER, objective_of
 
 ENOUGH_UNSEEN = 64
@@ -84,24 +86,53 @@ class Examiner:
     most_rivals: int | None = None
     _draws: dict[str, Draws] = field(default_factory=dict)
     _losses: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)
+    _faults: dict[str, str | None] = field(default_factory=dict)
 
     async def examine(self, unit: ResolvedUnit, index: int) -> Examined:
-        """Measure one checkpoint of a unit's lineage."""
+        """Measure one checkpoint of a unit's lineage.
+
+        Whatever is wrong with the data, or with what it would be compared with, is not held against it.
+        """
+        name, clusters = f"{unit.unit}@{index}", {unit.unit, *self._rivals(unit, index)}
         try:
-            name = f"{unit.unit}@{index}"
-            rivals = self._rivals(unit, index)
-            clusters = {unit.unit, *rivals}
             for cluster in clusters:
                 await self._draw(cluster)
+        except ParisError as error:
+            return _not_measured(error)
+        try:
             await self._measure(name, unit, await self.evidence.weights(unit, index), clusters)
-            for rival in rivals:
-                standing = self.evidence.resolved.units[rival]
-                await self._measure(rival, standing, await self.evidence.weights(standing, -1), clusters)
         except (CheckpointError, RecordError) as error:
             return Examined((Check("answers", ok=False, detail=str(error), level="evaluated"),))
         except ParisError as error:
-            return Examined((), None, (f"hold-out loss was not measured again: {in_words(error)}",))
-        return self._conclude(name, unit, index, rivals)
+            return _not_measured(error)
+        rivals, passed_over = [], []
+        for rival in sorted(clusters - {unit.unit}):
+            if why := await self._unfit(rival, clusters):
+                passed_over.append(f"it was not compared with {rival}: {why}")
+            else:
+                rivals.append(rival)
+        examined = self._conclude(name, unit, index, rivals)
+        return replace(examined, not_checked=(*examined.not_checked, *passed_over))
+
+    async def _unfit(self, rival: str, clusters: set[str]) -> str | None:
+        """Measure another expert; why nobody can be compared with it, where nobody can."""
+        unit = self.evidence.resolved.units[rival]
+        try:
+            weights = await self.evidence.weights(unit, -1)
+            if rival not in self._faults:
+                files = weights / CONFIG, weights / WEIGHTS
+                found = await asyncio.to_thread(weight_faults, *files, self.evidence.genesis, rival)
+                self._faults[rival] = found[0] if found else None
+            if fault := self._faults[rival]:
+                return fault
+            await self._measure(rival, unit, weights, clusters)
+        except CheckpointError as error:
+            return str(error)
+        except ParisError as error:
+            return in_words(error)
+        losses = [self._losses[rival, cluster][which] for cluster in clusters for which in (AGAIN, ELSEWHERE)]
+        answers = checks.finite_answers(np.concatenate(losses))
+        return None if answers.ok else answers.detail
 
     def _rivals(self, unit: ResolvedUnit, index: int) -> list[str]:
         """Other experts that learn in the same units of loss and are as far, or of which nothing better is known."""
@@ -208,6 +239,10 @@ class Examiner:
             return own
         lead: np.ndarray = own - np.mean([self._losses[rival, cluster][which] for rival in rivals], axis=0)
         return lead
+
+
+def _not_measured(error: ParisError) -> Examined:
+    return Examined((), None, (f"hold-out loss was not measured again: {in_words(error)}",))
 
 
 def _micro(loss: float) -> int:

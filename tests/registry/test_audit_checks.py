@@ -70,6 +70,13 @@ def test_a_copy_is_seen_through_noise_and_scaling_and_honest_experts_are_not(tmp
     assert checks.no_copy("only", {}).ok
 
 
+def test_a_cosine_that_is_no_number_hides_no_copy():
+    found = checks.no_copy("noisy", {"overflowing": float("nan"), "source": 1.0})
+    assert not found.ok
+    assert "source is a copy" in found.detail
+    assert checks.no_copy("alone", {"overflowing": float("nan")}).ok
+
+
 def test_networks_that_never_left_their_start_are_at_no_angle(tmp_path):
     save_file({"m": torch.ones(4, 4)}, tmp_path / "a")
     assert likeness([tmp_path / "a", tmp_path / "a"], tmp_path / "a").tolist() == [[0, 0], [0, 0]]
