@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-out
 SEEDS ?= 10
 JOBS ?= $(shell nproc)
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 ATTACKS := tests/protocol/attacks $(patsubst %,tests/protocol/test_%.py,book charter credentials ledger succession lineage) \
 	tests/registry/test_file_attacks.py tests/registry/test_resolve.py tests/registry/test_contests.py tests/registry/test_governance.py tests/registry/test_proposals.py \
 	tests/node/test_cli_attacks.py
