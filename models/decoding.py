@@ -7,7 +7,7 @@ use: FFmpeg knows hundreds, some of which read other files. A picture is a clip 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -115,7 +115,10 @@ def _pillow(data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=tuple(PILLOW)) as image:
             _require_bounded(image.width, image.height)
             yield image
-    except (OSError, EOFError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:
+        # What Pillow raises over damaged bytes is in no list: IndexError, struct.error and others besides its own.
         raise DecodeError(type(error).__name__) from error
 
 
@@ -128,15 +131,24 @@ def _pyav(data: bytes, suffix: str) -> Iterator[Any]:
     try:
         options = {"codec_whitelist": ",".join(_CODECS)}
         with av.open(io.BytesIO(data), format=_CONTAINERS[suffix], options=options) as file:
-            if not file.streams.video:
-                raise DecodeError("there are no pictures in it")
-            stream = file.streams.video[0].codec_context
-            if stream.name not in _CODECS:
-                raise DecodeError(f"it is encoded as {stream.name}, not as one of {', '.join(_CODECS)}")
-            _require_bounded(stream.width, stream.height)
+            _require_known(file.streams.video)
             yield file
-    except av.FFmpegError as error:
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:
         raise DecodeError(type(error).__name__) from error
+
+
+def _require_known(videos: Sequence[Any]) -> None:
+    """Refuse a file whose first video FFmpeg must not, cannot or should not decode."""
+    if not videos:
+        raise DecodeError("there are no pictures in it")
+    stream = videos[0].codec_context
+    if stream is None:
+        raise DecodeError("its pictures are encoded in a way nobody knows")
+    if stream.name not in _CODECS:
+        raise DecodeError(f"it is encoded as {stream.name}, not as one of {', '.join(_CODECS)}")
+    _require_bounded(stream.width, stream.height)
 
 
 def _require_bounded(width: int, height: int) -> None:

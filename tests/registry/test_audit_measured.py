@@ -15,7 +15,7 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.predicates.vsa.v1 import vsa_pb2
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as Message
-from network_simulator import ANN, BEN, EVE, NOW_S, NetworkSimulator
+from network_simulator import ANN, BEN, EVE, NOW_S, NetworkSimulator, spoiled
 from securesystemslib.dsse import Envelope
 
 from paris.protocol.envelope import verify
@@ -80,6 +80,22 @@ def test_an_inflated_claim_is_measured_and_said_in_a_verdict(trained, tmp_path):
     assert (verdict.level, verdict.holds, verdict.signer) == ("evaluated", False, BEN.peer_id)
     assert verdict.checkpoint == unit.lineage[-1]["checkpoint"]
     assert "claims 0.0010" in verdict.note
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "not finite"), (3e38, "answers are not finite")])
+def test_broken_weights_of_a_rival_convict_no_honest_expert(trained, tmp_path, value, said):
+    """What is not finite compares as worse than anything: one cheater would have every other expert refuted."""
+    network, library = trained
+    rival = "cluster-1"
+    weights = spoiled({path.name: path.read_bytes() for path in (network.folder / f"{rival}-{STEPS}").iterdir()},
+                      "proj_out.bias", value)  # fmt: skip
+    network.publish(ANN, rival, STEPS, network.chains[rival][0], files=weights, holdout_loss_micro=1_000)
+    report = deep(network, library, tmp_path / "auditor", evaluate=True)
+    assert unit_of(report, rival).failed()
+    honest = unit_of(report)
+    assert honest.failed() == ()
+    assert honest.measured
+    assert any(f"not compared with {rival}" in note and said in note for note in honest.not_checked)
 
 
 def test_a_sample_looks_at_few_and_says_so(trained, tmp_path):

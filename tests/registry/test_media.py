@@ -101,6 +101,19 @@ def test_damage_anywhere_is_refused_or_read_and_never_anything_else(clips, data,
         assert checked_suffix(bytes(damaged)) in SUFFIXES
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_cut_anywhere_is_refused_or_read_and_never_anything_else(clips, kind):
+    for cut in range(0, len(clips[kind]), 1 if kind == "gif" else 13):
+        for look in (checked_suffix, count_frames):
+            with suppress(ValueError):
+                look(clips[kind][:cut])
+
+
+def test_a_codec_nobody_knows_is_a_broken_picture(clips):
+    with pytest.raises(ValueError, match="broken picture"):
+        checked_suffix(clips["mp4"].replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+
+
 def test_a_clip_of_too_many_pixels_is_refused(clips, monkeypatch):
     monkeypatch.setattr(decoding, "CLIP_PIXELS", 8 * 256 - 1)
     with pytest.raises(ValueError, match="2,047 pixels together"):

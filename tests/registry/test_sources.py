@@ -101,6 +101,15 @@ def test_a_truncated_gzipped_shard_is_named(tmp_path):
     assert "truncated shard" in rejects.summary()
 
 
+def test_a_gzipped_shard_damaged_anywhere_is_read_or_named_and_never_fatal(tmp_path):
+    data = gzip.compress(tar_bytes(member_pair("a") + member_pair("b")))
+    for at in range(0, len(data), 3):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x5A
+        samples, _ = read_tar(tmp_path / "s.tar.gz", bytes(damaged))
+        assert {sample.key for sample in samples} <= {"a", "b"}
+
+
 def test_a_header_broken_in_the_middle_does_not_end_the_shard_in_silence(tar):
     data = bytearray(tar_bytes([pair for key in ("a", "b") for pair in member_pair(key)]))
     data[4 * 512 + 10] ^= 0xFF
