@@ -29,6 +29,7 @@ from paris.protocol.records import Claim, Genesis
 from paris.protocol.records import Peer as PeerRecord
 from paris.registry.governance import Governance
 from paris.registry.resolve import ResolvedUnit
+from paris.registry.weights import get_ready
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ class Contributor:
 
     async def run(self, *, leave_when_complete: bool) -> None:
         """Contribute until the run is complete (and then, unless told to leave, go on serving) or `stop` is called."""
-        background = [asyncio.create_task(work) for work in (self._upkeep(), self._renew(), self._follow())]
+        ready = asyncio.to_thread(get_ready, self._genesis)
+        background = [asyncio.create_task(work) for work in (self._upkeep(), self._renew(), self._follow(), ready)]
         try:
             while not self._stopping.is_set():
                 survey = await self._survey()

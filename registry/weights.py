@@ -58,6 +58,12 @@ def state_file(manifest: Manifest, genesis: Genesis, unit: str) -> Manifest:
     return _bounded(manifest, unit, {STATE: STATE_GROUPS * _network_bytes(genesis, unit)})
 
 
+def get_ready(genesis: Genesis) -> None:
+    """Import now what the first question of a run's checkpoints needs: it may come when somebody waits to leave."""
+    for unit in ("router", genesis.units()[0]):
+        _network_bytes(genesis, unit)
+
+
 def weight_faults(config: Path, weights: Path, genesis: Genesis, unit: str) -> list[str]:
     """What keeps the network in these files from being the signed one, a sentence a fault. Reads every number."""
     from paris.models.inspect import check_config, check_weights  # noqa: PLC0415 - torch, which few peers need at once
