@@ -73,7 +73,7 @@ def test_names_on_the_command_line_are_those_of_the_models() -> None:
         (("--trace", "trace.gif"), "End its name in .png or .json"),
         (("--memory", "lots"), "is no size"),
         (("--memory", "0.001MB"), "memory cap"),
-        (("--width", 64), "learned for that size"),
+        (("--width", 64), "are for that size"),
         (("--strategy", "router-free"), "no data centres"),
     ],
 )

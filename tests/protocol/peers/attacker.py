@@ -25,6 +25,7 @@ import os
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -35,12 +36,14 @@ with warnings.catch_warnings():
     from hivemind.dht.protocol import DHTProtocol
     from hivemind.dht.routing import DHTID
     from hivemind.p2p import P2P, PeerID
+    from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
     from hivemind.proto import dht_pb2
 
 DICTIONARY, TUPLE = 0x50, 0x40
 PEER_ID_PREFIX, PRIVATE_PREFIX = b"\x00\x24\x08\x01\x12\x20", b"\x08\x01\x12\x40"
 TRIES = 3000
 PATIENCE_S = 15
+DAEMON_TRIES = 3
 honest_find, honest_store = DHTProtocol.rpc_find, DHTProtocol.rpc_store
 
 
@@ -130,6 +133,21 @@ def value_of(lie: dict) -> bytes:
     return msgpack.packb(msgpack.ExtType(DICTIONARY, msgpack.packb([maxsize, float(latest), items])))
 
 
+async def daemon(addresses: list[str], key_file: str) -> P2P:
+    """A daemon ends itself where busy peers do not answer it in time: then another one is started."""
+    for _ in range(DAEMON_TRIES - 1):
+        with suppress(OSError, P2PDaemonError):
+            return await _daemon(addresses, key_file)
+    return await _daemon(addresses, key_file)
+
+
+async def _daemon(addresses: list[str], key_file: str) -> P2P:
+    return await P2P.create(
+        initial_peers=addresses, identity_path=key_file, check_if_identity_free=False, use_relay=False,
+        auto_nat=False, nat_port_map=False, idle_timeout=5, tls=False,
+    )  # fmt: skip
+
+
 async def start(addresses: list[str], secret: bytes | None = None) -> DHTNode:
     """A node with a key of its own or a given one, at the place that follows from it."""
     key = Ed25519PrivateKey.generate()
@@ -137,10 +155,7 @@ async def start(addresses: list[str], secret: bytes | None = None) -> DHTNode:
     with tempfile.NamedTemporaryFile() as file:
         file.write(secret or fresh)
         file.flush()
-        p2p = await P2P.create(
-            initial_peers=addresses, identity_path=file.name, check_if_identity_free=False, use_relay=False,
-            auto_nat=False, nat_port_map=False, idle_timeout=5, tls=False,
-        )  # fmt: skip
+        p2p = await daemon(addresses, file.name)
     node = await DHTNode.create(p2p=p2p, node_id=DHTID.generate(p2p.peer_id.to_bytes()), wait_timeout=PATIENCE_S)
     for address in addresses:
         await node.protocol.call_ping(PeerID.from_base58(address.rpartition("/")[2]))
