@@ -60,12 +60,16 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     """Yield a shard's samples in order.
 
     Raises:
-        ShardError: where the tar is truncated (at a member's edge too), or a sample is incomplete or unreadable.
+        ShardError: where the tar is truncated (at a member's edge too), or a sample is incomplete or unreadable, or
+            says that it is larger than the shard.
     """
     pending: dict[str, dict[str, bytes]] = {}
     try:
-        with tarfile.open(path) as tar:
+        size_bytes = path.stat().st_size
+        with tarfile.open(path, "r:") as tar:  # a compressed or sparse one may hold a thousand times its size
             for member in tar:
+                if member.issparse() or member.size > size_bytes:
+                    raise ShardError(f"The shard {path} says that {member.name!r:.80} is larger than it. Rebuild it.")
                 stream = tar.extractfile(member)
                 if stream is None:
                     continue

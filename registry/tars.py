@@ -10,6 +10,9 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+MEMBER_BYTES = 256 * 2**20
+"""No picture or clip is larger; a tar of kilobytes can say that a member has terabytes."""
+
 Report = Callable[[str, str], None]
 """Told (what, reason) about everything that is left out."""
 
@@ -41,6 +44,9 @@ def _members(shard: Path, report: Report) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(shard, "r:*") as tar:
             for member in tar:
+                if member.issparse() or member.size > MEMBER_BYTES:
+                    report(member.name, f"larger than {MEMBER_BYTES // 2**20} MiB, or sparse")
+                    continue
                 stream = tar.extractfile(member) if member.isfile() else None
                 if stream is not None:
                     yield member.name, stream.read()

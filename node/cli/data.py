@@ -56,7 +56,7 @@ def fetch(
     with errors_to_exit_codes(as_json=json):
         key = RunKey.parse(run)
         settings = Settings.load(home=home, peers=peer, listen=listen, up=up, down=down)
-        folder = to or Path(f"paris-data-{key.hex[:10]}")
+        folder = (to or Path(f"paris-data-{key.hex[:10]}")).resolve()
         result = asyncio.run(_fetch(key, settings, folder, cluster or [], holdout=holdout, light=light))
         emit(result) if json else out.print(str(folder), markup=False)
 

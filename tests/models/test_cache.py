@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -31,6 +32,29 @@ def write_members(path, members: dict[str, bytes]):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def sparse(name: str, size_bytes: int) -> bytes:
+    """A tar of a few kilobytes whose one member says that it has so many bytes, all of them zero."""
+    member = tarfile.TarInfo(name)
+    said = {"major": "1", "minor": "0", "name": name, "realsize": str(size_bytes)}
+    member.pax_headers = {f"GNU.sparse.{field}": value for field, value in said.items()}
+    holes = b"1\n0\n0\n".ljust(512, b"\0")
+    member.size = len(holes)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(holes))
+    return out.getvalue()
+
+
+def test_a_shard_that_would_unfold_to_terabytes_is_refused(tmp_path):
+    bomb = tmp_path / "bomb.tar"
+    bomb.write_bytes(sparse("a.png", 2**40))
+    with pytest.raises(ShardError, match=r"says that 'a\.png' is larger than it"):
+        list(read_shard(bomb))
+    bomb.write_bytes(gzip.compress(bomb.read_bytes()))
+    with pytest.raises(ShardError, match="is not a whole tar"):
+        list(read_shard(bomb))
 
 
 def test_samples_come_back_with_their_text_and_label(tmp_path, shard, letters):

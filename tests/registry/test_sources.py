@@ -16,7 +16,7 @@ from registry_support import member_pair, picture, tar_bytes
 
 from paris.models import decoding
 from paris.protocol.errors import UsageError
-from paris.registry import sources
+from paris.registry import sources, tars
 from paris.registry.media import checked_suffix
 from paris.registry.sources import FolderSource, Rejects, WebdatasetSource, open_source, read_samples
 
@@ -99,6 +99,14 @@ def test_a_truncated_gzipped_shard_is_named(tmp_path):
     data = gzip.compress(tar_bytes([pair for key in "abcdef" for pair in member_pair(key)]))
     _, rejects = read_tar(tmp_path / "s.tar.gz", data[: len(data) // 2])
     assert "truncated shard" in rejects.summary()
+
+
+def test_a_member_too_large_for_memory_is_named_and_the_others_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "MEMBER_BYTES", 2000)
+    huge = [("huge.webp", bytes(2001)), ("huge.json", b"{}")]
+    samples, rejects = read_tar(tmp_path / "s.tar.gz", gzip.compress(tar_bytes([*huge, *member_pair("a")])))
+    assert [sample.key for sample in samples] == ["a"]
+    assert "huge" in str(rejects.entries)
 
 
 def test_a_gzipped_shard_damaged_anywhere_is_read_or_named_and_never_fatal(tmp_path):
