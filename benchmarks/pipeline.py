@@ -34,7 +34,7 @@ from transformers import Dinov2Config, Dinov2Model
 from paris.models.text import open_text_encoder
 from paris.registry.encoders import Pixels, open_image_encoder
 from paris.registry.looks import frames_of
-from paris.registry.preparation import Wanted, prepare
+from paris.registry.preparation import SURVEY, Wanted, prepare
 from paris.registry.samples import Candidate, Part, Rejects
 
 RESULT = Path(__file__).parent / "results" / "pipeline.json"
@@ -88,7 +88,7 @@ def memory(samples: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         work, started = Path(folder), time.monotonic()
         made = prepare(Synthetic(samples), 8, Wanted("pixels"), text, work / "work", work / "cache", progress)
-        on_disk = {name: _size_mb(work / "work" / name) for name in ("survey",)} | {"cache": _size_mb(work / "cache")}
+        on_disk = {"survey": _size_mb(work / "work" / SURVEY), "cache": _size_mb(work / "cache")}
     return {
         "samples": samples,
         "groups": len(made.survey.groups),

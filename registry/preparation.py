@@ -40,7 +40,7 @@ from paris.registry.samples import Rejects, Sample, Source
 from paris.registry.shards import ClusterShards, shard_names, write_shards
 
 REJECTS: Final = "rejects.jsonl"
-SURVEY: Final = "survey"
+SURVEY: Final = ".paris-survey"
 LOCK: Final = ".lock"
 ENGINES: Final = ("local", "ray")
 

@@ -57,6 +57,24 @@ def test_a_shard_that_would_unfold_to_terabytes_is_refused(tmp_path):
         list(read_shard(bomb))
 
 
+def test_links_do_not_multiply_a_member(tmp_path):
+    shard = write_members(tmp_path / "links.tar", {"a.png": png(), "a.json": b'{"caption": "a"}'})
+    with tarfile.open(shard, "a") as tar:
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+        tar.addfile(link)
+    assert [sample.key for sample in read_shard(shard)] == ["a"]
+
+
+def test_a_header_of_absurd_size_is_a_broken_shard(tmp_path):
+    data = bytearray(sparse("a.png", 1))
+    data[124:136] = b"%011o\0" % (2**32)
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    (tmp_path / "absurd.tar").write_bytes(data)
+    with pytest.raises(ShardError, match="is not a whole tar"):
+        list(read_shard(tmp_path / "absurd.tar"))
+
+
 def test_samples_come_back_with_their_text_and_label(tmp_path, shard, letters):
     cache = ingest([shard], Pixels(), letters, tmp_path / "c.safetensors")
     assert len(cache) == 12

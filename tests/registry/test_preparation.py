@@ -277,7 +277,7 @@ def test_rows_grow_on_disk_as_in_memory(tmp_path):
 
 def test_a_catalogue_forgets_what_lay_there_before(data, tmp_path):
     prepared(data, tmp_path, Wanted("pixels"))
-    again = Catalogue(tmp_path / "work" / "survey")
+    again = Catalogue(tmp_path / "work" / ".paris-survey")
     assert (again.samples, again.groups, list(again.names())) == (0, 0, [])
     assert "red/000" not in again
 
