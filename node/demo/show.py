@@ -48,6 +48,8 @@ NAMES = (
 )
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 LOOK_EVERY_S = 3.0
+MARK = ".paris-demo"
+"""The file by which a demo knows an earlier demo's folder again: only such a one is emptied."""
 Rows = list[dict[str, Any]]
 
 
@@ -111,11 +113,12 @@ def _make_room(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", hint="The demo needs a folder: choose one with --out.")
-    if out.exists() and any(out.iterdir()) and not (out / "homes").is_dir():
+    if out.exists() and any(out.iterdir()) and not (out / MARK).is_file():
         raise UsageError(f"{out} is not empty and is no earlier demo", hint="Choose another folder with --out.")
     for part in ("homes", "ensemble", "logs", "summary.json", "grid.png", "grid.webp", "sheet.png"):
         remove_tree(out / part)
     (out / "logs").mkdir(parents=True)
+    (out / MARK).touch()
 
 
 async def _start_network(run: str, out: Path, peers: int, threads: int, nodes: list[NodeProcess]) -> RunKey:

@@ -13,7 +13,7 @@ from paris.node.demo import processes
 from paris.node.demo.budget import LEAST_TRAINING_S, OVERHEAD_S, OVERTIME, longest_s, plan_at, shared_out
 from paris.node.demo.processes import NodeProcess, run_command
 from paris.node.demo.scenes import CLIPS, PICTURES, Scene
-from paris.node.demo.show import _half_way, _make_room
+from paris.node.demo.show import MARK, _half_way, _make_room
 from paris.protocol.errors import ParisError, UsageError
 
 scenes = pytest.mark.parametrize("scene", [PICTURES, CLIPS], ids=["pictures", "clips"])
@@ -90,14 +90,20 @@ def test_whom_the_demo_kills(change: dict[str, object], killed: str | None) -> N
 def test_an_earlier_demo_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "out"
     _make_room(out)
-    assert [path.name for path in out.iterdir()] == ["logs"]
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "logs"]
     (out / "homes" / "ada").mkdir(parents=True)
     for name in ("summary.json", "grid.png", "grid.webp", "sheet.png", "mine.txt"):
         (out / name).write_text("old")
     _make_room(out)
-    assert sorted(path.name for path in out.iterdir()) == ["logs", "mine.txt"]
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "logs", "mine.txt"]
+
+
+def test_somebody_s_homes_and_logs_are_no_earlier_demo(tmp_path: Path) -> None:
+    for name in ("homes", "logs", "ensemble"):
+        (tmp_path / name / "precious").mkdir(parents=True)
     with pytest.raises(UsageError, match="no earlier demo"):
-        _make_room(out)
+        _make_room(tmp_path)
+    assert len(list(tmp_path.glob("*/precious"))) == 3
 
 
 def test_a_file_is_no_folder_for_a_demo(tmp_path: Path) -> None:
