@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Self
 
 import numpy as np
 from PIL import Image
@@ -14,11 +15,56 @@ from PIL import Image
 from paris.models.decoding import DecodeError, first_frame, spread_frames
 
 TAR_END_BYTES = 1024
+HEADER_BYTES = 2**20
+"""Most that may be said of one member besides its first header, such as a long name; usual are a hundred bytes."""
 NO_LABEL = -1
+_EXTENSIONS: Final = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+_SPARSE = "a sparse member, whose map may be endless"
 
 
 class ShardError(ValueError):
     """A shard is cut short or holds something that is not a sample; the message names the shard."""
+
+
+class Member(tarfile.TarInfo):
+    """A member of a tar that says a bounded lot of itself: `tarfile` reads all of it, before anybody can refuse.
+
+    It also follows a negative size backwards, for ever (CVE-2025-8194).
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read one header, as `tarfile.TarInfo` does.
+
+        Raises:
+            tarfile.ReadError: it is that of a sparse member, or extends another one by more than `HEADER_BYTES`.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENSIONS and member.size > HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(_SPARSE)
+        return member
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        """Read a member's headers; `tarfile.TarInfo` calls this again for each further one.
+
+        Raises:
+            tarfile.ReadError: they are longer than `HEADER_BYTES` together, or say that it has less than no bytes.
+        """
+        assert tar.fileobj is not None
+        if tar.fileobj.tell() - tar.offset > HEADER_BYTES:
+            raise tarfile.ReadError(f"headers of more than {HEADER_BYTES:,} bytes")
+        member = super().fromtarfile(tar)
+        if member.size < 0:
+            raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+        return member
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError(_SPARSE)
 
 
 @dataclass(frozen=True)
@@ -66,7 +112,8 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     pending: dict[str, dict[str, bytes]] = {}
     try:
         size_bytes = path.stat().st_size
-        with tarfile.open(path, "r:") as tar:  # a compressed or sparse one may hold a thousand times its size
+        # A compressed one may hold a thousand times its size.
+        with tarfile.open(path, "r:", tarinfo=Member) as tar:
             for member in tar:
                 _require_within(path, member, size_bytes)
                 stream = tar.extractfile(member) if member.isfile() else None  # links would say a member many times

@@ -133,7 +133,7 @@ def judge(candidate: Candidate, look: Look | None, split_key: str, filters: Filt
     problem = "too long" if len(candidate.key) > KEY_CHARS else name_problem(candidate.key)
     if problem:
         raise ValueError(f"unsafe key: {problem}")
-    caption = _caption(candidate.fields)
+    caption = caption_of(candidate.fields)
     if caption is None:
         raise ValueError("missing caption")
     filters.refuse_caption(caption)
@@ -153,7 +153,8 @@ def judge(candidate: Candidate, look: Look | None, split_key: str, filters: Filt
     return Sample(candidate.key, candidate.picture, look.suffix, caption, group, fields, look.vectors)
 
 
-def _caption(fields: Mapping[str, Any]) -> str | None:
+def caption_of(fields: Mapping[str, Any]) -> str | None:
+    """Return the caption among a sample's fields, on one line; None where there is none that is text."""
     caption = fields.get("caption", fields.get("text"))
     return " ".join(caption.split()) if is_text(caption) else None
 

@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paris.models.decoding import DecodeError, first_frame, frames, suffix_of
+from paris.models.decoding import FRAME_PIXELS, DecodeError, first_frame, frames, suffix_of
 
 PICTURE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg"})
 SUFFIXES = PICTURE_SUFFIXES | {"gif", "mp4", "webm"}
 """Of files that are samples."""
 
 MOST_APART = 10_000
+APART_PIXELS = 8 * FRAME_PIXELS
+"""Of all frames that become one clip: they are in memory at once, at four bytes a pixel."""
+
 APART_MS = 125
 """Frames that lie apart do not say how fast they are; networks do not ask."""
 
@@ -51,18 +54,33 @@ def frames_apart(parts: Mapping[str, bytes]) -> list[bytes]:
 def joined(pictures: Iterable[bytes]) -> bytes:
     """Return one clip, an animated WebP without loss, made of encoded pictures.
 
+    No more of them are decoded than it takes to see that they are none.
+
     Raises:
         ValueError: one is broken, their sizes differ, there are none or too many.
     """
-    try:
-        images = [first_frame(picture) for picture in pictures]
-    except DecodeError as error:
-        raise ValueError(f"broken frame: {error}") from error
-    if not 0 < len(images) <= MOST_APART or len({image.size for image in images}) > 1:
-        raise ValueError(f"broken clip: {len(images)} frames of {len({i.size for i in images})} sizes")
+    images: list[Image.Image] = []
+    pixels = 0
+    for image in map(_decoded, pictures):
+        pixels += image.width * image.height
+        if images and image.size != images[0].size:
+            first, other = (f"{one.width}x{one.height}" for one in (images[0], image))
+            raise ValueError(f"broken clip: frames of {first} and of {other}")
+        if len(images) == MOST_APART or pixels > APART_PIXELS:
+            raise ValueError(f"broken clip: more than {MOST_APART:,} frames, or {APART_PIXELS:,} pixels together")
+        images.append(image)
+    if not images:
+        raise ValueError("broken clip: no frames")
     out = io.BytesIO()
     images[0].save(out, "WEBP", save_all=True, append_images=images[1:], duration=APART_MS, loop=0, lossless=True)
     return out.getvalue()
+
+
+def _decoded(picture: bytes) -> Image.Image:
+    try:
+        return first_frame(picture)
+    except DecodeError as error:
+        raise ValueError(f"broken frame: {error}") from error
 
 
 def thumbnails(data: bytes, side_px: int) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from typing import Any
 from webdataset.shardlists import expand_urls
 
 from paris.protocol.errors import UsageError
-from paris.registry.judging import read_samples
+from paris.registry.judging import caption_of, read_samples
 from paris.registry.media import PICTURE_SUFFIXES, SUFFIXES, frames_apart, joined
 from paris.registry.remote import RemoteFile, is_remote, open_remote
 from paris.registry.samples import Candidate, Part, Rejects, Sample, Source
@@ -41,6 +41,9 @@ __all__ = [
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 SAMPLE_LICENSES = {"emoji": "MIT AND Apache-2.0 AND CC-BY-4.0", "emoji-clips": "MIT"}
 FILES_PER_PART = 1024
+FIELDS_BYTES = 2**20
+"""Largest file that says something about one sample; what is larger is about a whole data set, and not read."""
+
 _CAPTION_TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 
 
@@ -105,7 +108,8 @@ class FolderSource:
     """A folder of pictures and clips, captioned by `x.txt` or `x.json` beside `x.png`, or by a table at its top.
 
     The table is captions.csv, captions.jsonl, metadata.csv or metadata.jsonl with columns `file_name` and `caption`
-    (or `text`). A folder with pictures that has a caption itself is one clip, its pictures are the frames.
+    (or `text`). A folder with pictures that has a caption itself is one clip, its pictures are the frames; one beside
+    which other things are said, such as the annotations of a whole data set, holds pictures.
     """
 
     folder: Path
@@ -120,24 +124,27 @@ class FolderSource:
     def parts(self, rejects: Rejects) -> Iterator[Part]:
         """Yield `FILES_PER_PART` pictures and clips at a time, in order of their names; see `Source`."""
         table = _caption_table(self.folder, rejects)
-        names = self._names(self.folder, "", table)
+        names = self._names(self.folder, "", table, rejects)
         while some := tuple(islice(names, FILES_PER_PART)):
             yield Files(self.folder, some, {name: table[name] for name in some if name in table})
 
-    def _names(self, folder: Path, prefix: str, table: Mapping[str, Any]) -> Iterator[str]:
+    def _names(self, folder: Path, prefix: str, table: Mapping[str, Any], rejects: Rejects) -> Iterator[str]:
         """Yield names in order as if all of them were sorted, holding one folder's at a time."""
-        with os.scandir(folder) as entries:
-            found = sorted((f"{entry.name}/" if entry.is_dir() else entry.name) for entry in entries)
+        try:
+            found = _entries(folder)
+        except OSError as error:
+            rejects.add(prefix.rstrip("/") or self.name, f"unreadable folder: {error}")
+            return
         for entry in found:
             name = f"{prefix}{entry}".rstrip("/")
             path = self.folder / name
             if not entry.endswith("/"):
                 if path.suffix[1:].lower() in SUFFIXES:
                     yield name
-            elif (name in table or _is_captioned(path)) and _pictures_in(path):
+            elif _is_clip(path, table.get(name, {})):
                 yield name
             else:
-                yield from self._names(path, f"{prefix}{entry}", table)
+                yield from self._names(path, f"{prefix}{entry}", table, rejects)
 
 
 def open_source(
@@ -225,11 +232,35 @@ def _fields(metadata: bytes | None, text: bytes | None) -> dict[str, Any]:
 
 def _fields_beside(picture: Path) -> dict[str, Any]:
     beside = [picture.with_suffix(suffix) for suffix in (".json", ".txt")]
-    return _fields(*(path.read_bytes() if path.is_file() else None for path in beside))
+    return _fields(*(path.read_bytes() if _is_about_one(path) else None for path in beside))
 
 
-def _is_captioned(path: Path) -> bool:
-    return any(path.with_suffix(suffix).is_file() for suffix in (".json", ".txt"))
+def _is_about_one(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= FIELDS_BYTES
+
+
+def _entries(folder: Path) -> list[str]:
+    """Return the sorted names in a folder, those of folders with a slash.
+
+    Raises:
+        OSError: it cannot be read, or it is a link to a folder that it lies in, which has no end.
+    """
+    if folder.is_symlink() and folder.resolve() in (parent.resolve() for parent in folder.parents):
+        raise OSError("it is a link to a folder that it lies in")
+    with os.scandir(folder) as entries:
+        return sorted(f"{entry.name}/" if _is_folder(entry) else entry.name for entry in entries)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir())
+
+
+def _is_clip(folder: Path, fields: Mapping[str, Any]) -> bool:
+    """Whether a folder has a caption and pictures; where that cannot be seen, whoever lists it is told why."""
+    try:
+        return caption_of({**fields, **_fields_beside(folder)}) is not None and bool(_pictures_in(folder))
+    except OSError:
+        return False
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -241,11 +272,15 @@ def _caption_table(folder: Path, rejects: Rejects) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     for path in (folder / name for name in _CAPTION_TABLES if (folder / name).is_file()):
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = csv.DictReader(file) if path.suffix == ".csv" else _json_rows(file, path.name, rejects)
-                table |= {row["file_name"]: row for row in rows if isinstance(row.get("file_name"), str)}
+                named = {row["file_name"]: row for row in rows if isinstance(row.get("file_name"), str)}
         except (OSError, ValueError, csv.Error) as error:
             rejects.add(path.name, f"unreadable caption table: {error}")
+            continue
+        if not named:
+            rejects.add(path.name, "caption table without file_name: no row says which picture it is about")
+        table |= named
     return table
 
 

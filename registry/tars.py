@@ -10,6 +10,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from paris.models.shards import Member
+
 MEMBER_BYTES = 256 * 2**20
 """No picture or clip is larger; a tar of kilobytes can say that a member has terabytes."""
 
@@ -42,7 +44,7 @@ def members_by_key(shard: Path, report: Report) -> Iterator[tuple[str, dict[str,
 def _members(shard: Path, report: Report) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of the plain files; links, folders and devices are passed over."""
     try:
-        with tarfile.open(shard, "r:*") as tar:
+        with tarfile.open(shard, "r:*", tarinfo=Member) as tar:
             for member in tar:
                 if member.issparse() or member.size > MEMBER_BYTES:
                     report(member.name, f"larger than {MEMBER_BYTES // 2**20} MiB, or sparse")

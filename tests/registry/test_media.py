@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
 from contextlib import suppress
@@ -17,6 +18,7 @@ from registry_support import picture, tar_bytes
 from paris.models import decoding
 from paris.models.decoding import DecodeError, count_frames, first_frame, frames, spread_frames, suffix_of
 from paris.models.video_files import write_clip
+from paris.registry import media
 from paris.registry.features import PixelFeatures, survey
 from paris.registry.media import SUFFIXES, checked_suffix, joined, thumbnails
 from paris.registry.sources import Rejects, Sample, open_source, read_samples
@@ -187,9 +189,30 @@ def test_frames_of_several_sizes_are_no_clip(tmp_path):
     shard.write_bytes(tar_bytes(members))
     samples, rejects = read(shard)
     assert samples == []
-    assert [reject[:2] for reject in rejects.entries] == [("a", "broken clip: 2 frames of 2 sizes")]
+    assert [reject[:2] for reject in rejects.entries] == [("a", "broken clip: frames of 8x8 and of 9x9")]
     with pytest.raises(ValueError, match="broken frame"):
         joined([b"no picture"])
+
+
+def endless(*sides: int):
+    """Yield pictures of these sides, and of the last one for ever: who takes them all never ends."""
+    for side in itertools.chain(sides, itertools.repeat(sides[-1])):
+        yield picture(side=side)
+
+
+@pytest.mark.timeout(60)
+def test_a_folder_of_other_pictures_is_no_clip_from_the_second_one_on():
+    with pytest.raises(ValueError, match="frames of 8x8 and of 9x9"):
+        joined(endless(8, 9))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("limit", "most"), [("MOST_APART", 3), ("APART_PIXELS", 3 * 64)])
+def test_frames_that_go_on_and_on_are_not_all_decoded(monkeypatch, limit, most):
+    monkeypatch.setattr(media, limit, most)
+    assert count_frames(joined([picture(side=8), picture("blue", side=8), picture(side=8)])) == 3
+    with pytest.raises(ValueError, match="broken clip: more than"):
+        joined(endless(8))
 
 
 def test_thumbnails_show_what_a_clip_looks_like_and_that_it_moves():
