@@ -105,7 +105,7 @@ class VisionNetwork:
     Args:
         name: what a genesis calls it.
         digest: hex SHA-256 of the weights.
-        side_px: the square it looks at, cut from the middle after the shorter side was brought to it.
+        side_px: of the square it looks at: the middle, as wide as the shorter side, brought to this size.
         mean: of the colours its training saw.
         deviation: of those colours.
     """
@@ -113,7 +113,7 @@ class VisionNetwork:
     def __init__(
         self, name: str, digest: str, dim: int, side_px: int, mean: Sequence[float], deviation: Sequence[float]
     ) -> None:
-        self.name, self.dim, self.identity = name, dim, f"{name}-{side_px}-{digest[:16]}"
+        self.name, self.dim, self.identity = name, dim, f"{name}-2-{side_px}-{digest[:16]}"
         self._side_px = side_px
         self._mean, self._deviation = (np.array(c, np.float32)[:, None, None] for c in (mean, deviation))
 
@@ -135,10 +135,10 @@ class VisionNetwork:
         raise NotImplementedError
 
     def _square(self, frame: Image.Image) -> Vectors:
-        side, scale = self._side_px, self._side_px / min(frame.size)
-        size = (max(side, round(frame.width * scale)), max(side, round(frame.height * scale)))
-        left, top = (size[0] - side) // 2, (size[1] - side) // 2
-        cut = frame.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+        side, shorter = self._side_px, min(frame.size)
+        left, top = (frame.width - shorter) / 2, (frame.height - shorter) / 2
+        middle = (left, top, left + shorter, top + shorter)
+        cut = frame.resize((side, side), Image.Resampling.BICUBIC, box=middle)
         colours = np.asarray(cut, np.float32).transpose(2, 0, 1) / np.float32(255)
         normal: Vectors = (colours - self._mean) / self._deviation
         return normal

@@ -7,6 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from registry_support import picture, sample
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
@@ -74,6 +75,20 @@ def test_the_middle_of_a_long_picture_is_looked_at(folders):
     wide.paste("blue", (0, 0, 100, 60))
     middle = encoder.prepare([wide], b"")
     np.testing.assert_array_equal(middle, encoder.prepare(frames_of(picture("red", side=64)), b""))
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (40, 3000), (40, 41)])
+def test_a_picture_one_pixel_wide_is_never_made_larger_than_what_is_looked_at(folders, monkeypatch, size):
+    encoder, made, resize = open_image_encoder("clip", {"clip": str(folders["clip"])}), [], Image.Image.resize
+
+    def watched(image, size, *arguments, **options):
+        made.append(size)
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    seen = encoder.prepare([Image.new("RGB", size, "red")], b"")
+    assert made == [(32, 32)]
+    np.testing.assert_array_equal(seen, encoder.prepare(frames_of(picture("red", side=64)), b""))
 
 
 def test_a_clip_is_the_mean_of_frames_spread_over_it(folders):
