@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paris.protocol import envelope
-from paris.protocol.errors import NetworkError, RecordError
+from paris.protocol.errors import NetworkError, RecordError, ResourceError
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
 from paris.protocol.records import Record
@@ -38,8 +38,8 @@ class Announcer:
 
     Contract: sequence numbers and times of one record only grow, also across restarts (they start from the clock), and
     when the wall clock jumps back: what others hold stays replaceable, and no lease lapses. A record that could not
-    be announced (nobody there, or a slot that is full) stays due and is tried again at the next `flush`; training never
-    waits for it.
+    be announced (nobody there, a slot or the disk that is full) stays due and is tried again at the next `flush`;
+    training never waits for it.
 
     Args:
         run: Run id.
@@ -113,7 +113,7 @@ class Announcer:
         record = standing.model.parse({**own, **times, **standing.fields()})
         try:
             await self._publish(envelope.sign(kind, record, self._identity))
-        except (NetworkError, RecordError) as error:
+        except (NetworkError, RecordError, ResourceError) as error:
             log.warning("could not announce a %s, will try again: %s", kind, error)
             return False
         standing.due_s = self._steady() + standing.life_s / 3 * random.uniform(0.8, 1.0)

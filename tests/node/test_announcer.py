@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from paris.node.announcer import Announcer
+from paris.node.contributor import Contributor
+from paris.protocol.book import RecordBook
 from paris.protocol.envelope import verify
-from paris.protocol.errors import NetworkError, RecordError
+from paris.protocol.errors import NetworkError, RecordError, ResourceError
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
-from paris.protocol.records import Claim, Tip
+from paris.protocol.records import Claim, Tip, record_key
+from paris.protocol.transport.ledger import Ledger
 from paris.protocol.validation import check_record
 
 RUN = "sha256:" + "ab" * 32
@@ -145,3 +151,67 @@ def test_loss_no_tip_can_carry_is_refused_before_it_is_stood_behind(world: World
     with pytest.raises(RecordError):
         asyncio.run(world.announcer().keep("tip", "router", Tip, 600, lambda: fields))
     assert world.heard == []
+
+
+class Disk:
+    """A node's real book and ledger on a disk that may be full."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger, self.book = Ledger.open(folder / "ledger.sqlite"), RecordBook()
+        self.ledger.load(self.book, World.now_s)
+
+    def room(self, pages: int) -> None:
+        self.ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    async def publish(self, record: bytes) -> None:
+        self.book.offer(check_record(record, World.now_s, {}), World.now_s)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
+    yield disk
+    disk.ledger.close()
+
+
+def test_full_disk_ends_nobody_and_the_record_is_announced_when_there_is_room(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    announcer = Announcer(RUN, ME, disk.publish, lambda: World.now_s)
+    key, large = record_key("claim", RUN, "cluster-0"), {**CLAIM, "ext": {"filler": "x" * 8000}}
+    disk.room(pages=1)
+    assert not asyncio.run(announcer.keep("claim", "cluster-0", Claim, 90, lambda: large))
+    asyncio.run(announcer.flush())
+    assert disk.book.newest(key, ME.peer_id) is None
+    assert caplog.text.count("full. make room on the disk") == 2
+    disk.room(pages=1000)
+    asyncio.run(announcer.flush())
+    assert disk.book.newest(key, ME.peer_id)
+
+
+def test_renewing_goes_on_whatever_an_announcement_raises(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A node's task that renews: nobody looks at it before the end, so that what ended it would end every lease."""
+    announcer, failures = world.announcer(), iter([ResourceError("no room"), RuntimeError("a fault of ours")])
+
+    async def scene() -> None:
+        heard = asyncio.Event()
+
+        def fields() -> dict[str, Any]:
+            for failure in failures:
+                raise failure
+            heard.set()
+            return CLAIM
+
+        await announcer.keep("claim", "cluster-0", Claim, 90, lambda: CLAIM)
+        announcer.hurry()
+        announcer._standing["claim", "cluster-0"].fields = fields
+        node = SimpleNamespace(_announcer=announcer, _period_s=0.0)
+        renewing = asyncio.create_task(Contributor._renew(cast("Any", node)))
+        await asyncio.wait_for(heard.wait(), 30)
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+    asyncio.run(scene())
+    assert len(world.heard) == 2
+    assert "no room" in caplog.text
+    assert "a fault of ours" in caplog.text
