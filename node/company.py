@@ -12,7 +12,7 @@ from paris.node.clock import now_s
 from paris.node.peer import Peer
 from paris.protocol.errors import NetworkError, ParisError
 from paris.protocol.records import Peer as PeerRecord
-from paris.protocol.transport.clock import CURE
+from paris.protocol.skew import CURE
 from paris.protocol.transport.twin import twin_error
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from paris.registry.runkey import RunKey
 
 if TYPE_CHECKING:
     from paris.node.bootstrap import Source, Tried
-    from paris.protocol.transport.clock import Skew
+    from paris.protocol.skew import Skew
     from paris.registry.governance import Governance
 
 ENOUGH_DISK_BYTES = 5 * 10**9
@@ -133,9 +133,9 @@ async def _network(settings: Settings, key: RunKey | None, limit_s: float = LIMI
 async def _look_at_network(settings: Settings, key: RunKey | None, findings: list[Finding]) -> None:
     """Start the daemon under a passing name, try every source by itself, and ask the run's peers for its genesis."""
     from paris.node.bootstrap import Sources
+    from paris.node.overview import peer_names
     from paris.node.peer import SwarmNetwork, named, passing
     from paris.node.peercache import PeerCache
-    from paris.node.survey import peer_names
     from paris.protocol.transport.dht import Swarm
     from paris.registry.governance import Governance
     from paris.registry.library import Library
@@ -199,7 +199,7 @@ def addresses_finding(addrs: Sequence[str], settings: Settings) -> Finding:
 
 def curators_finding(governance: Governance, now_s: float) -> Finding:
     """What the curators say now, and whether it still counts."""
-    from paris.node.follower import in_words
+    from paris.node.overview import in_words
 
     charter = governance.charter
     detail = in_words(charter, now_s)
@@ -223,7 +223,7 @@ def _reach(host: str) -> int:
 
 def clock_finding(skew: Skew | None) -> Finding:
     """How far this machine's clock is from others'."""
-    from paris.protocol.transport.clock import CURE
+    from paris.protocol.skew import CURE
 
     if skew is None:
         return Finding("clock", "warning", "no peer told its time", "Ask again later.")

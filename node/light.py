@@ -34,13 +34,16 @@ from paris.protocol.errors import (
 from paris.protocol.identity import Identity
 from paris.protocol.manifest import FileEntry
 from paris.protocol.records import Peer, Record, record_key
+from paris.protocol.skew import CURE
 from paris.protocol.transport import fetch
+from paris.protocol.transport.courtesy import Courtesy
 from paris.protocol.transport.rate import UNLIMITED, Throttle
-from paris.protocol.transport.records import MOST_SLOTS, RecordStream
+from paris.protocol.transport.records import MOST_SLOTS, RecordStream, skew_beside
 from paris.protocol.transport.streams import STALL_S, Streams
 from paris.protocol.validation import UNKNOWN_RUN, RunRules, check_record
 from paris.registry.hubnetwork import HubNetwork, PeerNetwork, WithHub
 from paris.registry.library import Library, Network, Progress
+from paris.registry.offline import OfflineNetwork
 from paris.registry.runkey import RunKey
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class LightNetwork:
         self._questions: dict[tuple[str, str], _Question] = {}
         self._room: dict[str, asyncio.Semaphore] = {}
         self._failed: set[str] = set()
+        self._courtesy = Courtesy()
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Return the newest valid record of every signer in one slot; slots asked for together travel together.
@@ -122,7 +126,9 @@ class LightNetwork:
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """Return a small blob; every node we know is asked after the named providers."""
         everybody = self._everybody(providers)
-        return await fetch.fetch_blob(self._host, digest, everybody, down=self._down, stall_s=self._patience_s)
+        return await fetch.fetch_blob(
+            self._host, digest, everybody, down=self._down, stall_s=self._patience_s, courtesy=self._courtesy
+        )
 
     async def fetch_file(
         self,
@@ -230,7 +236,9 @@ class _Question:
 
 
 @asynccontextmanager
-async def open_library(settings: Settings, key: RunKey, *, light: bool = False) -> AsyncIterator[Library]:
+async def open_library(
+    settings: Settings, key: RunKey, *, light: bool = False, offline: bool = False
+) -> AsyncIterator[Library]:
     """The home's library with a network behind it for somebody who only reads: a client of the DHT, or the light one.
 
     The Hub is asked beside peers, and alone where no peer answers.
@@ -239,11 +247,16 @@ async def open_library(settings: Settings, key: RunKey, *, light: bool = False) 
         settings: Home, extra peers, limits.
         key: The run, with the addresses that came with it.
         light: Take the light one; it is taken anyway where hivemind is not installed.
+        offline: Ask nobody, open no socket: what lies in the home must do.
 
     Raises:
         BootstrapError: nobody answers, and the Hub has nothing of the run.
         UsageError: the light client is not installed.
     """
+    if offline:
+        store = Home(settings.home).store
+        yield Library(store, OfflineNetwork(store, key.run))
+        return
     async with open_hub(settings, key) as hub, AsyncExitStack() as stack:
         network: Network = hub
         try:
@@ -287,5 +300,8 @@ async def _open_light(settings: Settings, key: RunKey, hub: HubNetwork) -> Async
     async with open_host(Identity.from_seed(secrets.token_bytes(32)), known) as host:
         network = LightNetwork(host, Throttle(settings.down))
         network.book.know(key.run, UNKNOWN_RUN)  # as far as room for records goes, this is the one run that counts
-        await network.records(Peer.kind, key.run, "")
+        nodes = host.known()[:MOST_ASKED]
+        _, skew = await asyncio.gather(network.records(Peer.kind, key.run, ""), skew_beside(host, nodes))
+        if skew and skew.verdict != "ok":
+            err.print(f"this machine's clock is {skew}. {CURE}", markup=False)
         yield network

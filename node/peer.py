@@ -22,6 +22,7 @@ from paris.protocol.identity import Identity
 from paris.protocol.manifest import FileEntry
 from paris.protocol.records import Record
 from paris.protocol.transport import blobs, fetch, records
+from paris.protocol.transport.courtesy import Courtesy
 from paris.protocol.transport.dht import Swarm
 from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.protocol.validation import RunRules
@@ -34,7 +35,7 @@ class SwarmNetwork:
     """The network as `paris.registry` asks for it, over a live swarm."""
 
     def __init__(self, swarm: Swarm, down: Throttle = UNLIMITED) -> None:
-        self._swarm, self._down = swarm, down
+        self._swarm, self._down, self._courtesy = swarm, down, Courtesy()
 
     async def records(self, kind: str, run: str, slot: str) -> list[Record]:
         """Return the newest valid record of every signer in one slot."""
@@ -50,7 +51,8 @@ class SwarmNetwork:
 
     async def fetch_blob(self, digest: str, providers: Sequence[str]) -> bytes:
         """Return a small blob; every peer we are connected to is asked after the named providers."""
-        return await fetch.fetch_blob(self._swarm, digest, await self._everybody(providers), down=self._down)
+        everybody = await self._everybody(providers)
+        return await fetch.fetch_blob(self._swarm, digest, everybody, down=self._down, courtesy=self._courtesy)
 
     async def fetch_file(
         self,

@@ -8,6 +8,7 @@ checkpoint is worth is another question: `ResolvedUnit.evaluated` says whether t
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,9 @@ from paris.protocol.progress import Chain, Judge, agreed, nothing_micro, standin
 from paris.protocol.records import Checkpoint, Genesis, Record, Tip, Verdict, open_checkpoint, open_genesis
 from paris.registry.library import Library
 from paris.registry.trainable import require_trainable
+
+TIP_S = 120.0
+"""Longest time one tip may take to show its lineage: whoever serves it slowly delays a look by so much, once."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,7 @@ class _Look:
     proven: frozenset[str]
     bases: frozenset[str] = frozenset()
     base: str | None = None
+    _coming: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     @property
     def run(self) -> str:
@@ -306,19 +311,25 @@ class _Look:
         self.base = base.manifest if base.complete else None
 
     async def _chains(self, unit: str, tips: list[Tip]) -> tuple[list[Chain], tuple[str, ...]]:
-        chains, refused = [], []
-        for digest, step in sorted({(tip.checkpoint, tip.step) for tip in tips}):
-            serving = tuple(tip.signer for tip in tips if tip.checkpoint == digest)
-            try:
-                others = tuple(tip.signer for tip in tips if tip.signer not in serving)
+        named = sorted({(tip.checkpoint, tip.step) for tip in tips})
+        followed = await asyncio.gather(*(self._follow(unit, digest, step, tips) for digest, step in named))
+        chains = [found for found in followed if isinstance(found, Chain)]
+        return chains, tuple(found for found in followed if isinstance(found, str))
+
+    async def _follow(self, unit: str, digest: str, step: int, tips: list[Tip]) -> Chain | str:
+        """Return the chain behind a tip, or why there is none; a tip that leads nowhere holds up no other."""
+        serving = tuple(tip.signer for tip in tips if tip.checkpoint == digest)
+        others = tuple(tip.signer for tip in tips if tip.signer not in serving)
+        try:
+            async with asyncio.timeout(TIP_S):
                 chained = await self._verified(unit, digest, (*serving, *self.providers, *others))
-                if chained.step != step:
-                    raise LineageError(f"the tip says step {step}, the checkpoint {chained.step}")
-            except (VerificationError, UnavailableError) as error:
-                refused.append(f"{digest[:19]}… at step {step}: {error}")
-                continue
-            chains.append(chained)
-        return chains, tuple(refused)
+            if chained.step != step:
+                raise LineageError(f"the tip says step {step}, the checkpoint {chained.step}")
+        except TimeoutError:
+            return f"{digest[:19]}… at step {step}: its lineage did not come in {TIP_S:.0f} s; what came is kept"
+        except (VerificationError, UnavailableError) as error:
+            return f"{digest[:19]}… at step {step}: {error}"
+        return chained
 
     async def _verified(self, unit: str, tip: str, providers: tuple[str, ...]) -> Chain:
         """Fetch a checkpoint and its ancestors, then let the rules of `paris.protocol.lineage` judge the chain."""
@@ -328,7 +339,8 @@ class _Look:
         while cursor is not None:
             if len(found) >= LIMITS.lineage_checkpoints or cursor in found:
                 raise LineageError(f"the lineage of {tip[:19]}… is circular, or too long to follow")
-            found[cursor] = await self.library.blob(cursor, providers)
+            async with self._coming[cursor]:  # chains share ancestors: each is fetched once
+                found[cursor] = await self.library.blob(cursor, providers)
             digests.append(cursor)
             cursor = open_checkpoint(found[cursor]).parent
         admission = self.charter.admission

@@ -20,7 +20,8 @@ from paris.protocol.book import RecordBook
 from paris.protocol.errors import NetworkError, UsageError
 from paris.protocol.identity import Identity, public_key_of
 from paris.protocol.records import Record, record_key
-from paris.protocol.transport.clock import Skew, measure_skew
+from paris.protocol.skew import Skew
+from paris.protocol.transport.clock import measure_skew
 from paris.protocol.transport.daemon import (
     CONNECT_TIMEOUT_S,
     PATIENCE_S,

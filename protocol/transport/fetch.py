@@ -22,6 +22,7 @@ from paris.protocol.errors import DigestError, NetworkError, ResourceError, Unav
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry
 from paris.protocol.transport.blobs import BlobStream, NotFoundError
+from paris.protocol.transport.courtesy import Courtesy
 from paris.protocol.transport.landing import Landing
 from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.protocol.transport.streams import STALL_S, BusyError, Streams
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 Failure = NetworkError | DigestError
 """What can be wrong with a source."""
 
+HEDGE_S = 2.0
+"""After so long without an answer for a small blob somebody else is asked too."""
 _STREAMS_PER_SOURCE = 4  # pieces are on their way while others are hashed and written; two were measured to be slower
 _STREAMS = 16
 _MOST_RESTS = 8
@@ -110,8 +113,11 @@ async def fetch_blob(
     *,
     down: Throttle = UNLIMITED,
     stall_s: float = STALL_S,
+    courtesy: Courtesy | None = None,
 ) -> bytes:
     """Fetch a small blob whole, from the first provider that gives the right bytes.
+
+    The next provider is asked when one has failed, or has not answered in `HEDGE_S`.
 
     Args:
         streams: Our host.
@@ -120,21 +126,39 @@ async def fetch_blob(
         limit_bytes: Nothing larger is accepted.
         down: What everything fetched has to pass.
         stall_s: Longest time for 256 KiB.
+        courtesy: What is remembered from one blob to the next; None: nothing.
 
     Raises:
         UnavailableError: Nobody gave it; says who was tried and why each failed.
         DigestError: Nobody gave it, and somebody sent other bytes under its name.
     """
-    failures: dict[str, Failure] = {}
-    for peer_id in _others(streams, providers):
-        try:
-            async with await BlobStream.open(streams, peer_id, down) as stream:
+    courtesy = courtesy or Courtesy()
+
+    async def ask(peer_id: str) -> bytes:
+        with courtesy.minding(peer_id):
+            async with courtesy.room(peer_id), await BlobStream.open(streams, peer_id, down) as stream:
                 data = bytes(await stream.read(digest, 0, limit_bytes + 1, stall_s))
-            _check_blob(data, digest, limit_bytes, peer_id)
-        except (NetworkError, DigestError) as error:
-            failures[peer_id] = _drop(_PeerSource(streams, peer_id), error)
-        else:
-            return data
+        _check_blob(data, digest, limit_bytes, peer_id)
+        return data
+
+    failures: dict[str, Failure] = {}
+    left, asked = deque(courtesy.choose(_others(streams, providers))), dict[asyncio.Task[bytes], str]()
+    try:
+        while left or asked:
+            if left:
+                peer_id = left.popleft()
+                asked[asyncio.create_task(ask(peer_id))] = peer_id
+            done, _ = await asyncio.wait(asked, timeout=HEDGE_S if left else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                peer_id = asked.pop(task)
+                try:
+                    return task.result()
+                except (NetworkError, DigestError) as error:
+                    failures[peer_id] = _drop(_PeerSource(streams, peer_id), error)
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
     raise _not_fetched(digest, failures)
 
 

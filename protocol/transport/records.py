@@ -16,6 +16,7 @@ from paris.protocol.digests import is_digest
 from paris.protocol.errors import NetworkError
 from paris.protocol.limits import LIMITS
 from paris.protocol.records import RECORD_KINDS
+from paris.protocol.skew import MOST_ASKED, Skew
 from paris.protocol.transport.streams import (
     LENGTH_BYTES,
     STALL_S,
@@ -39,6 +40,7 @@ _STREAMS = 64
 _LOOKUPS = 16
 _SLOT_CHARS = 64
 _TIME_BYTES, _COUNT_BYTES = 8, 4
+_TIME_PATIENCE_S = 3.0
 
 
 class RecordSource(Protocol):
@@ -168,19 +170,24 @@ class RecordStream:
         self._writer.close()
 
 
-async def clock_offset_s(streams: Streams, peer_id: str, clock: Callable[[], float] = time.time) -> float:
-    """How far a node's clock is ahead of ours, seconds: its time against the middle of the shorter of two round trips.
+async def skew_beside(streams: Streams, peer_ids: Sequence[str], clock: Callable[[], float] = time.time) -> Skew | None:
+    """Compare our clock with those of up to `MOST_ASKED` nodes; None where none told its time."""
+    offsets = await asyncio.gather(*(_offset_s(streams, peer_id, clock) for peer_id in peer_ids[:MOST_ASKED]))
+    return Skew.among([offset for offset in offsets if offset is not None])
 
-    Raises:
-        NetworkError: It does not answer, or serves no records.
-    """
+
+async def _offset_s(streams: Streams, peer_id: str, clock: Callable[[], float]) -> float | None:
+    """Their clock minus ours at the middle of the shorter of two round trips, seconds; None without an answer."""
     trips = []
-    async with await RecordStream.open(streams, peer_id) as stream:
-        for _ in range(2):
-            before_s = clock()
-            theirs_s = await stream.time_s()
-            after_s = clock()
-            trips.append((after_s - before_s, theirs_s - (before_s + after_s) / 2))
+    try:
+        async with await RecordStream.open(streams, peer_id) as stream:
+            for _ in range(2):
+                before_s = clock()
+                theirs_s = await stream.time_s(_TIME_PATIENCE_S)
+                after_s = clock()
+                trips.append((after_s - before_s, theirs_s - (before_s + after_s) / 2))
+    except NetworkError:
+        return None
     return min(trips)[1]
 
 

@@ -54,6 +54,10 @@ class BusyError(NetworkError):
     """A peer has no stream to spare now. No blame."""
 
 
+class StalledError(NetworkError):
+    """A peer took a request, or a stream, and then moved too little."""
+
+
 class StreamServer:
     """Reads requests, stream by stream; what the answers are, subclasses say.
 
@@ -137,7 +141,8 @@ def blaming(peer_id: str, stalled: str) -> Iterator[None]:
         stalled: Why we think so where it stalled.
 
     Raises:
-        NetworkError: Whatever went wrong with the stream inside the block.
+        StalledError: It took too long inside the block.
+        NetworkError: Whatever else went wrong with the stream there.
     """
     try:
         yield
@@ -145,7 +150,7 @@ def blaming(peer_id: str, stalled: str) -> Iterator[None]:
         missing = (error.expected or 0) - len(error.partial)
         raise NetworkError(f"{peer_id} cut its answer short", f"the stream ended {missing} bytes early") from error
     except TimeoutError as error:
-        raise NetworkError(f"{peer_id} stalled", stalled) from error
+        raise StalledError(f"{peer_id} stalled", stalled) from error
     except ConnectionError as error:
         raise NetworkError(f"the stream to {peer_id} broke", str(error)) from error
 

@@ -26,7 +26,7 @@ from paris.node.home import Home
 from paris.node.settings import Settings
 from paris.protocol.errors import NetworkError, UsageError
 from paris.protocol.genesis import RunName
-from paris.protocol.transport.clock import Skew
+from paris.protocol.skew import Skew
 from paris.protocol.transport.daemon import Dial
 from paris.registry.findings import Audit, Check, UnitAudit
 from paris.registry.recipes import PLANS

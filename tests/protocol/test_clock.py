@@ -12,7 +12,8 @@ import pytest
 from protocol_support import digest_of, fresh, make_claim, person, signed, swarm_of
 
 from paris.protocol.limits import LIMITS
-from paris.protocol.transport.clock import CURE, NOTABLE_S, Skew, measure_skew
+from paris.protocol.skew import CURE, NOTABLE_S, Skew
+from paris.protocol.transport.clock import measure_skew
 from paris.protocol.transport.libp2p import ping_request
 
 SKEWED = Path(__file__).parent / "peers" / "skewed.py"

@@ -10,7 +10,7 @@ from protocol_support import digest_of, fresh, make_claim, make_peer, make_tip, 
 
 from paris.protocol import strict_json
 from paris.protocol.errors import NetworkError
-from paris.protocol.transport.records import PROTOCOL, RecordServer, RecordStream, clock_offset_s, serve
+from paris.protocol.transport.records import PROTOCOL, RecordServer, RecordStream, serve, skew_beside
 
 RUN = digest_of("run")
 
@@ -50,8 +50,18 @@ def test_a_node_tells_the_time_and_the_offset_follows(tmp_path, run_async):
         async with swarm_of(tmp_path, 1, 2) as (server, client):
             await server.p2p.add_binary_stream_handler(PROTOCOL, RecordServer(server, lambda: time.time() + 600).handle)
             begun_s = time.time()
-            offset_s = await clock_offset_s(client, server.peer_id)
-            assert abs(offset_s - 600) <= time.time() - begun_s
+            skew = await skew_beside(client, [server.peer_id, person(3).peer_id])
+            assert (skew.peers, skew.verdict) == (1, "problem")
+            assert abs(skew.offset_s - 600) <= time.time() - begun_s
+
+    run_async(scene())
+
+
+def test_where_nobody_tells_the_time_nothing_is_said_about_clocks(tmp_path, run_async):
+    async def scene():
+        async with swarm_of(tmp_path, 1) as (client,):
+            assert await skew_beside(client, [person(2).peer_id]) is None
+            assert await skew_beside(client, []) is None
 
     run_async(scene())
 

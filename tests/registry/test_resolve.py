@@ -214,6 +214,59 @@ def test_many_liars_do_not_hide_the_one_that_tells_the_truth(library, network):
     assert len(resolved(library).refused) == 40
 
 
+def test_a_false_tip_that_is_never_served_holds_up_no_other(library, network, monkeypatch):
+    """Its digest comes first, and whoever is asked for it answers only once the honest one was fetched: or never."""
+    honest = network.publish(ANN, UNIT, 10)
+    false = "sha256:" + "0" * 64
+    network.tip(EVE, UNIT, false, step=TARGET)
+    fetched, plain = asyncio.Event(), network.fetch_blob
+
+    async def stalling(digest, providers):
+        if digest == false:
+            await fetched.wait()
+        data = await plain(digest, providers)
+        if digest == honest:
+            fetched.set()
+        return data
+
+    monkeypatch.setattr(network, "fetch_blob", stalling)
+    found = resolved(library)
+    assert found.step == 10
+    assert "nobody serves" in found.refused[0]
+
+
+def test_a_tip_whose_lineage_never_comes_is_passed_over_in_bounded_time(library, network, monkeypatch):
+    network.publish(ANN, UNIT, 10)
+    resolved(library)
+    network.tip(EVE, UNIT, sha256_of(b"nothing"), step=TARGET)
+
+    async def silence(_digest, _providers):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(network, "fetch_blob", silence)
+    monkeypatch.setattr(resolve_module, "TIP_S", 0.2)
+    found = resolved(library)
+    assert found.step == 10
+    assert "did not come in" in found.refused[0]
+
+
+def test_chains_that_share_ancestors_fetch_each_once(library, network, monkeypatch):
+    chain = [network.publish(ANN, UNIT, 10)]
+    for step in (20, 30):
+        chain.append(network.publish(ANN, UNIT, step, parent=chain[-1]))
+    network.tip(BEN, UNIT, chain[0], step=10)
+    network.tip(EVE, UNIT, chain[1], step=20)
+    plain = network.fetch_blob
+
+    async def slow(digest, providers):
+        await asyncio.sleep(0)
+        return await plain(digest, providers)
+
+    monkeypatch.setattr(network, "fetch_blob", slow)
+    assert resolved(library).step == 30
+    assert sorted(network.transfers) == sorted({*chain, network.run})
+
+
 # Statements that lie.
 
 

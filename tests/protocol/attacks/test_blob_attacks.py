@@ -14,7 +14,9 @@ from protocol_support import FileSource, person, swarm_of
 from paris.protocol.errors import DigestError, UnavailableError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import describe
+from paris.protocol.transport import fetch
 from paris.protocol.transport.blobs import serve
+from paris.protocol.transport.courtesy import Courtesy
 from paris.protocol.transport.fetch import fetch_blob, fetch_file
 
 PEERS = Path(__file__).parent.parent / "peers"
@@ -83,6 +85,40 @@ def test_a_small_blob_survives_a_liar_and_a_peer_without_it(tmp_path, run_async)
             with pytest.raises(DigestError) as caught:
                 await fetch_blob(client, digest, providers[:2], stall_s=STALL_S)
             assert all(peer_id in str(caught.value) for peer_id in providers[:2])
+
+    run_async(scene())
+
+
+def test_a_peer_that_takes_a_request_and_says_nothing_holds_up_no_small_blob(tmp_path, run_async, monkeypatch):
+    file = tmp_path / "manifest"
+    file.write_bytes(CONTENT[:5000])
+    digest = describe("manifest", [CONTENT[:5000]]).sha256
+    monkeypatch.setattr(fetch, "HEDGE_S", 0.1)
+
+    async def scene():
+        async with swarm_of(tmp_path, 1, 2) as (server, client), provider("stall", 75, file, client.addrs[0]) as bad:
+            await serve(server, FileSource({digest: file}))
+            forever = 1e6
+            assert await fetch_blob(client, digest, [bad, server.peer_id], stall_s=forever) == CONTENT[:5000]
+
+    run_async(scene())
+
+
+def test_who_stalled_once_is_not_asked_for_the_next_small_blob(tmp_path, run_async):
+    file = tmp_path / "manifest"
+    file.write_bytes(CONTENT[:5000])
+    digest = describe("manifest", [CONTENT[:5000]]).sha256
+
+    async def scene():
+        async with swarm_of(tmp_path, 1, 2) as (server, client), provider("stall", 76, file, client.addrs[0]) as bad:
+            await serve(server, FileSource({}))
+            courtesy, both = Courtesy(), [bad, server.peer_id]
+            with pytest.raises(UnavailableError, match="stalled"):
+                await fetch_blob(client, digest, both, stall_s=STALL_S, courtesy=courtesy)
+            with pytest.raises(UnavailableError) as caught:
+                await fetch_blob(client, digest, both, stall_s=1e6, courtesy=courtesy)
+            assert bad not in str(caught.value)
+            assert server.peer_id in str(caught.value)
 
     run_async(scene())
 

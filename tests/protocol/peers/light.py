@@ -16,7 +16,7 @@ from paris.protocol.identity import Identity
 from paris.protocol.manifest import FileEntry
 from paris.protocol.transport.fetch import fetch_file
 from paris.protocol.transport.light import open_host
-from paris.protocol.transport.records import RecordStream, clock_offset_s
+from paris.protocol.transport.records import RecordStream, skew_beside
 
 
 async def carry_out(task: dict) -> dict:
@@ -27,7 +27,8 @@ async def carry_out(task: dict) -> dict:
             async with await RecordStream.open(host, provider) as stream:
                 slots = ["cluster-0", "cluster-1"]
                 said["envelopes"] = [envelope.hex() for envelope in await stream.ask("tip", task["run"], slots)]
-            said["offset_s"] = await clock_offset_s(host, provider)
+            skew = await skew_beside(host, [provider])
+            said["offset_s"] = skew and skew.offset_s
         if "entry" in task:
             said["sha256"] = await fetch_file(host, FileEntry.parse(task["entry"]), [provider], Path(task["partial"]))
         if "protocol" in task:
