@@ -64,7 +64,7 @@ def run(*, quick: bool) -> list[Row]:
         rows = training(small, batch=2 if quick else 64, repeats=repeats, peaks=not quick)
         rows += training(clips, batch=2 if quick else 32, repeats=repeats, peaks=not quick, names=OF_CLIPS)
         if not quick:
-            rows += training(EVERY_PRESET["dit-b-2"], batch=1, repeats=2, peaks=True)
+            rows += training(EVERY_PRESET["dit-b-2"], batch=1, repeats=5, peaks=True)
         return [
             *rows,
             *sampling(small, pictures, repeats),

@@ -243,6 +243,9 @@ def transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
         def ours_in_memory() -> None:
             runner.run(fetch_file(client, entry, [provider], in_memory))
 
+        def ours_of_all_in_memory() -> None:
+            runner.run(fetch_file(client, entry, providers, in_memory))
+
         shared: dict[str, Any] = {"work": size_bytes / 1e6, "unit": "MB", "repeats": repeats, "before": forget}
         verified = "fetch a file: every piece and the whole verified, into memory"
         where = "two processes on loopback, one p2pd each; a file system in memory, where there is one"
@@ -280,11 +283,20 @@ def transfer(folder: Path, size_bytes: int, repeats: int) -> list[Row]:
                 **shared,
             ),
             compare(
+                f"fetch a file from {PROVIDERS} providers at once, verified, into memory",
+                ours_of_all_in_memory,
+                bare_in_memory,
+                against="bare hivemind stream from one, kept in the same place unverified",
+                target=0.8,
+                note=f"{2 * PROVIDERS + 2} processes on loopback share the cores",
+                **shared,
+            ),
+            compare(
                 f"fetch a file from {PROVIDERS} providers at once, verified, on disk, fsync",
                 ours_of_all,
                 bare,
                 against="bare hivemind stream from one, bytes thrown away",
-                note=f"{PROVIDERS + 1} processes on loopback share the cores",
+                note=f"{2 * PROVIDERS + 2} processes on loopback share the cores",
                 **shared,
             ),
         ]

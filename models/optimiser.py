@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from paris.models.checkpoints import MOMENTS
 from paris.models.distributed import Ranks, local, part_of, whole
@@ -14,6 +14,8 @@ from paris.models.precision import SMALLEST_SCALE, LossScale
 
 BETAS = (0.9, 0.99)
 EPSILON = 1e-8
+NORM_EPSILON = 1e-6
+"""As in `torch.nn.utils.clip_grad_norm_`."""
 
 
 class Optimiser:
@@ -70,7 +72,6 @@ class Optimiser:
             decays: of every average.
         """
         norm = self._unscaled_norm()
-        clip_grads_with_norm_(self.parameters.values(), clip, norm)
         finite = torch.isfinite(norm)
         bad = ~torch.isfinite(loss) | (~finite & (self._scale.scale <= SMALLEST_SCALE))
         self.refused_step = torch.where(bad & ~self.refused, step, self.refused_step)
@@ -78,7 +79,9 @@ class Optimiser:
         self._scale.update(~finite)
         for group in self.adam.param_groups:
             group["lr"] = rate
-        # Fused AdamW skips the whole update on the device where found_inf is 1: no host sync, no bad weight.
+        # Fused AdamW clips as it reads: a pass of its own over all gradients was measured to cost 3 % of a step. It
+        # skips the whole update on the device where found_inf is 1: no host sync, no bad weight.
+        self.adam.grad_scale = ((norm + NORM_EPSILON) / clip).clamp(min=1.0)  # type: ignore[attr-defined]
         self.adam.found_inf = (self.refused | ~finite).float()  # type: ignore[attr-defined]
         self.adam.step()
         for tensor in (*self._given.values(), *self.parameters.values()):
