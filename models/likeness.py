@@ -15,7 +15,8 @@ def likeness(files: Sequence[Path], start: Path | None = None) -> np.ndarray:
     """Return how alike the ways of networks of one architecture are (K, K).
 
     Entry (a, b) is the cosine of a - s and b - s over all matrices; s are the weights all started from, or zero. Copies
-    are at 1, whatever they are scaled by, and stay near it under noise; independent trainings are near 0.
+    are at 1, whatever they are scaled by, and stay near it under noise; independent trainings are near 0. Products are
+    float64: the square of a large float32 is infinite in float32.
 
     Args:
         files: exported weights (K).
@@ -33,10 +34,11 @@ def likeness(files: Sequence[Path], start: Path | None = None) -> np.ndarray:
             tensors: list[Tensor] = [file.get_tensor(name) for file in opened]
             if tensors[0].ndim < 2:
                 continue
-            rows = np.stack([tensor.float().flatten().numpy() for tensor in tensors])
+            rows = np.stack([tensor.double().flatten().numpy() for tensor in tensors])
             if begun is not None:
-                rows -= begun.get_tensor(name).float().flatten().numpy()
-            products += rows.astype(np.float32) @ rows.T
+                rows -= begun.get_tensor(name).double().flatten().numpy()
+            products += rows @ rows.T
     lengths = np.sqrt(np.diag(products))
     scale = np.outer(lengths, lengths)
-    return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    alike: np.ndarray = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    return alike

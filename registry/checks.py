@@ -183,16 +183,16 @@ def right_sign(losses: np.ndarray, turned: np.ndarray) -> Check:
 def own_cluster(unit: str, leads: Mapping[str, np.ndarray]) -> Check | None:
     """Catches an expert that was trained on another cluster's data.
 
-    On each cluster's data an expert is compared with the mean of the others: its lead there, a mean of pairs. How well
-    it was trained shifts all its leads alike; where it leads most is what it was trained on. So the lead on its own
-    cluster is set against that on every other one: the difference of two independent means, SE from both. Another
+    On each cluster's data an expert is compared with the median of the others: its lead there, a mean of pairs. How
+    well it was trained shifts all its leads alike; where it leads most is what it was trained on. So the lead on its
+    own cluster is set against that on every other one: the difference of two independent means, SE from both. Another
     cluster must come out ahead by more than chance to be held against it.
 
     None where nothing can be said: a lead elsewhere that could be chance, or nothing to compare with.
 
     Args:
         unit: Name of the unit.
-        leads: The expert's losses minus the mean of the others', by the cluster whose data they are on.
+        leads: The expert's losses minus the median of the others', by the cluster whose data they are on.
     """
     own, own_error = mean_and_error(leads[unit])
     worst: tuple[float, str, float, float] | None = None
@@ -219,14 +219,24 @@ def not_only_public(public: np.ndarray, elsewhere: np.ndarray, where: str) -> Ch
     saw neither: so samples that happen to be easy count for nothing. An honest expert is as good elsewhere, or, on
     what it was trained on, better; one that learned the published samples is better there and nowhere else.
 
+    It is compared with each of the others by itself, and the median of them counts, of an even number the lower one:
+    more than half must say so. In a mean, one that answers badly on purpose, and only here, would convict anybody.
+
     Args:
-        public: Its losses minus the mean of the others', on published hold-out samples.
+        public: Its losses minus each other's, on published hold-out samples (R, N); or of one (N,).
         elsewhere: The same on other samples.
         where: What those are, in words.
     """
-    (here, error_here), (there, error_there) = mean_and_error(public), mean_and_error(elsewhere)
-    gap, error = there - here, math.hypot(error_here, error_there)
+    gaps = [_difference(*pair) for pair in zip(np.atleast_2d(elsewhere), np.atleast_2d(public), strict=True)]
+    gaps.sort(key=lambda found: found[0] - SIGMAS * found[1])
+    gap, error = gaps[(len(gaps) - 1) // 2]
     ok = gap <= SIGMAS * error
     relation = "worse" if gap > 0 else "better"
     detail = f"on {where} it is {relation} by {abs(gap):.4f} ± {error:.4f} than on the published hold-out samples"
     return Check("public-only", ok=ok, detail=detail, level="evaluated")
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """The difference of two independent means, and its standard error."""
+    (first, error), (second, other_error) = mean_and_error(one), mean_and_error(other)
+    return first - second, math.hypot(error, other_error)

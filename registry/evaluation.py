@@ -211,8 +211,11 @@ class Examiner:
             return Examined((answers,))
         last = unit.lineage[index].to_step >= unit.target_steps
         secret = own[ELSEWHERE] if draws.unseen else own[AGAIN]
-        leads = {cluster: self._leads(name, cluster, rivals) for cluster in (unit.unit, *rivals)}
-        here, there = (self._lead(name, unit.unit, rivals, which) for which in (AGAIN, ELSEWHERE))
+        leads = {
+            cluster: np.median(self._leads(name, cluster, rivals, AGAIN, ELSEWHERE), axis=0)
+            for cluster in (unit.unit, *rivals)
+        }
+        here, there = (self._leads(name, unit.unit, rivals, which) for which in (AGAIN, ELSEWHERE))
         found = [
             answers,
             checks.claimed_loss(claimed, own[PUBLISHED]),
@@ -229,16 +232,12 @@ class Examiner:
         measured = Measured(_micro(float(secret.mean())), _micro(tolerance), len(secret))
         return Examined((*found, *([cluster] if cluster else [])), measured, tuple(missing))
 
-    def _leads(self, name: str, cluster: str, rivals: list[str]) -> np.ndarray:
-        return np.concatenate([self._lead(name, cluster, rivals, which) for which in (AGAIN, ELSEWHERE)])
-
-    def _lead(self, name: str, cluster: str, rivals: list[str], which: str) -> np.ndarray:
-        """Losses of an expert minus the mean of the others' on the same draws; without others, its losses."""
-        own = self._losses[name, cluster][which]
-        if not rivals:
-            return own
-        lead: np.ndarray = own - np.mean([self._losses[rival, cluster][which] for rival in rivals], axis=0)
-        return lead
+    def _leads(self, name: str, cluster: str, rivals: list[str], *which: str) -> np.ndarray:
+        """Losses of an expert minus those of each rival (R, N) on some draws; without rivals, its losses (1, N)."""
+        losses = (self._losses[one, cluster] for one in (name, *rivals))
+        own, *others = (np.concatenate([found[draws] for draws in which]) for found in losses)
+        leads: np.ndarray = own - np.stack(others or [np.zeros_like(own)])
+        return leads
 
 
 def _not_measured(error: ParisError) -> Examined:

@@ -77,6 +77,17 @@ def test_a_cosine_that_is_no_number_hides_no_copy():
     assert checks.no_copy("alone", {"overflowing": float("nan")}).ok
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_weights_whose_squares_overflow_hide_no_copy(tmp_path, dtype):
+    generator = torch.Generator().manual_seed(3)
+    signs = torch.randn(2, 64, 64, generator=generator).sign() * 3e38
+    for name, matrix in {"honest": signs[0], "source": signs[1], "copy": signs[1] / 2}.items():
+        save_file({"m": matrix.to(dtype)}, tmp_path / name)
+    found = likeness([tmp_path / name for name in ("honest", "source", "copy")])
+    assert abs(found[0, 1]) < 0.1
+    assert found[1, 2] == pytest.approx(1)
+
+
 def test_networks_that_never_left_their_start_are_at_no_angle(tmp_path):
     save_file({"m": torch.ones(4, 4)}, tmp_path / "a")
     assert likeness([tmp_path / "a", tmp_path / "a"], tmp_path / "a").tolist() == [[0, 0], [0, 0]]
@@ -176,6 +187,21 @@ def test_trained_on_the_published_hold_out_samples():
     assert checks.not_only_public(-0.1 + noise(), -0.1 + noise(), "others").ok
     assert checks.not_only_public(-0.1 + noise(), -0.3 + noise(), "training samples").ok, "better on what it was taught"
     assert not checks.not_only_public(-0.3 + noise(), -0.1 + noise(), "others").ok
+
+
+@pytest.mark.parametrize("rivals", [2, 3, 7])
+@pytest.mark.parametrize("harm", [0.5, -0.5], ids=["worse", "better"])
+def test_one_rival_that_is_odd_on_the_published_samples_refutes_nobody_and_covers_nobody(rivals, harm):
+    """The mean would move by `harm` / `rivals`, far above chance."""
+
+    def judged(learned: float) -> Check:
+        others = np.stack([noise() for _ in range(rivals)]), np.stack([noise() for _ in range(rivals)])
+        others[0][0] += harm
+        return checks.not_only_public(noise() - learned - others[0], noise() - others[1], "others")
+
+    assert judged(0.0).ok
+    covered = rivals == 2 and harm < 0  # of two, both must say so
+    assert judged(0.3).ok is covered
 
 
 # What is made of it.
