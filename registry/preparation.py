@@ -244,6 +244,8 @@ def assign(
 ) -> tuple[Iterator[tuple[str, int]], Surveyed]:
     """Say which cluster of an existing run each sample of a source belongs to: (key, cluster), in order.
 
+    Whoever calls it holds the folder until the pairs are read, see `alone_in`: they are read out of it.
+
     Args:
         source: of captioned pictures or clips.
         centroids: the file that lies beside the run's shards.
@@ -254,7 +256,7 @@ def assign(
 
     Raises:
         VerificationError: the file holds no centroids, or those of other features than can be seen here.
-        UsageError: there is no usable sample, or as `alone_in`.
+        UsageError: there is no usable sample.
     """
     points, note, means = Centroids.load(centroids)
     wanted = Wanted(str(note.get("features", "text")), weights=tuple(sorted(weights.items())))
@@ -262,8 +264,7 @@ def assign(
     if not isinstance(named, dict) or not {"kind", "name", "tokens"} <= named.keys():
         raise VerificationError(f"{centroids} does not say which text encoder saw the run's captions")
     text = opened_text(named["kind"], named["name"], named["tokens"])
-    with alone_in(work):
-        seen = look_around(source, wanted, text, work, cache, progress, means)
+    seen = look_around(source, wanted, text, work, cache, progress, means)
     if seen.survey.vectors.shape[1] != points.vectors_MD.shape[1]:
         raise VerificationError(
             "these centroids lie among other vectors",

@@ -22,7 +22,6 @@ from paris.node.cli.dataset import (
     FeaturesOption,
     FineOption,
     LettersOption,
-    LicenseOption,
     MaxAspectOption,
     MaxCaptionOption,
     MinCaptionOption,
@@ -58,7 +57,6 @@ def survey(
     features: FeaturesOption = "text",
     encoder: EncoderOption = None,
     split_key: SplitKeyOption = None,
-    license_id: LicenseOption = None,
     column: ColumnOption = None,
     min_px: MinPxOption = 0,
     max_aspect: MaxAspectOption = 0.0,
@@ -100,7 +98,7 @@ def survey(
         preset = EVERY_PRESET[Choices.default("survey", 2, model).preset]
         text, path = open_text_of(preset), Home(Settings.load(home=home).home).path
         work = to or path / "create" / f"survey-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
-        source = open_data(data, split_key, license_id, column, fetched_folder(path))
+        source = open_data(data, split_key, None, column, fetched_folder(path))
         counts = sorted(set(clusters or USUAL_COUNTS))
         with preparation_bar() as progress:
             rows, seen = compare(source, counts, wanted, text, work, looks_folder(path), progress, report)
@@ -152,6 +150,7 @@ def assign(
         from paris.node.home import Home
         from paris.protocol.errors import UsageError
         from paris.registry.centroids import CENTROIDS
+        from paris.registry.preparation import alone_in
         from paris.registry.preparation import assign as assigned
         from paris.registry.runs import fetched_folder, looks_folder
 
@@ -163,14 +162,14 @@ def assign(
             raise UsageError(f"there are no centroids at {centroids}", why, hint)
         source = open_data(data, split_key, None, column, fetched_folder(path))
         work = path / "create" / f"assign-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
-        with preparation_bar() as progress:
-            pairs, seen = assigned(source, file, weights_of(encoder), work, looks_folder(path), progress)
         counts: dict[int, int] = {}
-        lines = (to or work / "assigned.jsonl").open("w", encoding="utf-8")
-        with lines:
-            for key, cluster in pairs:
-                counts[cluster] = counts.get(cluster, 0) + 1
-                lines.write(json_lines.dumps({"key": key, "cluster": cluster}) + "\n")
+        with alone_in(work):
+            with preparation_bar() as progress:
+                pairs, seen = assigned(source, file, weights_of(encoder), work, looks_folder(path), progress)
+            with (to or work / "assigned.jsonl").open("w", encoding="utf-8") as lines:
+                for key, cluster in pairs:
+                    counts[cluster] = counts.get(cluster, 0) + 1
+                    lines.write(json_lines.dumps({"key": key, "cluster": cluster}) + "\n")
         shown = {"file": lines.name, "clusters": {str(k): n for k, n in sorted(counts.items())}}
         if json:
             emit({**shown, "left_out_count": len(seen.rejects)})

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from paris.node.cli.app import app
 from paris.node.home import Home
+from paris.registry.preparation import alone_in
 
 sys.path.append(str(Path(__file__).parent.parent / "hub"))
 
@@ -95,6 +96,19 @@ def test_new_samples_are_assigned(run: dict, data: Path, home: Path, tmp_path: P
     assert shown == {"file": str(lines), "clusters": {"0": 30, "1": 30}, "left_out_count": 1}
     clusters = {json.loads(line)["key"]: json.loads(line)["cluster"] for line in lines.read_text().splitlines()}
     assert clusters["red00"] == clusters["red29"] != clusters["blue00"]
+
+
+def test_a_second_assignment_of_the_same_data_at_once_is_refused_and_writes_nothing(
+    run: dict, data: Path, tmp_path: Path
+) -> None:
+    words = ("data", "assign", run["work"], data, "--home", tmp_path)
+    written = Path(answer(invoke(*words, "--json"))["file"])
+    first = written.read_bytes()
+    with alone_in(written.parent):
+        second = invoke(*words, "--json")
+    assert second.exit_code == 2
+    assert "another process is at work" in json.loads(second.stdout)["message"]
+    assert written.read_bytes() == first
 
 
 def test_a_runs_data_go_to_the_hub_once(run: dict, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

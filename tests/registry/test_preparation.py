@@ -141,14 +141,11 @@ with alone_in(Path(sys.argv[1])):
 
 
 def test_a_held_work_folder_is_refused_at_once_and_kill_9_leaves_no_lock(data, tmp_path):
-    note = {"features": "pixels", "text": {"kind": "minilm", "name": "all-MiniLM-L6-v2", "tokens": 16}}
-    Centroids(np.eye(3, dtype=np.float32), np.zeros(3), np.arange(3)).save(tmp_path / CENTROIDS, note, {})
     command = [sys.executable, "-c", HOLDING, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline() == b"held\n"
-        for refused, given in ((compare, ([2], Wanted("pixels"), text())), (assign, (tmp_path / CENTROIDS, {}))):
-            with pytest.raises(UsageError, match="another process"):
-                refused(open_source(str(data)), *given, tmp_path, tmp_path / "cache")
+        with pytest.raises(UsageError, match="another process"):
+            compare(open_source(str(data)), [2], Wanted("pixels"), text(), tmp_path, tmp_path / "cache")
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
     with alone_in(tmp_path):
