@@ -74,6 +74,11 @@ def plain(text: str) -> str:
     return escape(printable(text))
 
 
+def tell_doing(doing: str) -> None:
+    """Tell people what is being done."""
+    err.print(f"{printable(doing)} …", markup=False)
+
+
 def progress_bar() -> Progress:
     """A bar with rate and time left, on stderr."""
     return Progress(

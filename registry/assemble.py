@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paris.models.conversion import Prediction
@@ -66,18 +67,29 @@ async def fetch_ensemble(
     manifests: dict[str, Manifest] = {}
     for unit in resolved.units.values():
         serving = (*unit.providers, *providers)
-        manifest = await library.manifest(str(unit.manifest), serving)
-        manifests[unit.unit] = await asyncio.to_thread(model_files, manifest, resolved.genesis, unit.unit)
-        fetched_bytes += await library.files(manifests[unit.unit].files, serving, progress)
+        with _of(f"{unit.unit} at step {unit.step}"):
+            manifest = await library.manifest(str(unit.manifest), serving)
+            manifests[unit.unit] = await asyncio.to_thread(model_files, manifest, resolved.genesis, unit.unit)
+            fetched_bytes += await library.files(manifests[unit.unit].files, serving, progress)
         await asyncio.to_thread(_refuse_broken, library, resolved, unit, manifests[unit.unit])
     codec = None
     if resolved.genesis.codec.manifest:
-        codec = await library.manifest(resolved.genesis.codec.manifest, providers)
-        fetched_bytes += await library.files(codec.files, providers, progress)
+        with _of("the autoencoder"):
+            codec = await library.manifest(resolved.genesis.codec.manifest, providers)
+            fetched_bytes += await library.files(codec.files, providers, progress)
     with suppress(UnavailableError):  # only an audit of the folder alone wants the list of shards
         await library.blob(resolved.genesis.data.manifest, providers)
     await asyncio.to_thread(_lay_out, library, resolved, manifests, codec, folder)
     return fetched_bytes
+
+
+@contextmanager
+def _of(what: str) -> Iterator[None]:
+    """Say of a file that is not to be had what it is a part of."""
+    try:
+        yield
+    except UnavailableError as error:
+        raise UnavailableError(f"{what} is not to be had whole: {error.what}", error.why, error.hint) from error
 
 
 def _replaceable(folder: Path) -> Path:
@@ -99,10 +111,13 @@ def _replaceable(folder: Path) -> Path:
 
 def _refuse_broken(library: Library, resolved: ResolvedRun, unit: ResolvedUnit, manifest: Manifest) -> None:
     """Signed is not sound: a stranger's weights are looked at before anybody draws with them."""
-    config, weights = (library.store.path(manifest.entry(name).sha256) for name in (CONFIG, WEIGHTS))
+    entries = [manifest.entry(name) for name in (CONFIG, WEIGHTS)]
+    config, weights = (library.store.path(entry.sha256) for entry in entries)
     assert config
     assert weights
     if faults := weight_faults(config, weights, resolved.genesis, unit.unit):
+        for entry in entries:
+            library.store.verify(entry)  # a disk may have spoiled them: then nobody signed this
         raise RecordError(
             f"the weights of {unit.unit} at step {unit.step} cannot be used",
             f"{faults[0]} They are signed by {unit.holders[-1]}",

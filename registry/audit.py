@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from paris.models.filenames import CONFIG, WEIGHTS
 from paris.models.likeness import likeness
-from paris.protocol.errors import ParisError, UnavailableError
+from paris.protocol.errors import NetworkError, ParisError, UnavailableError
 from paris.protocol.manifest import Manifest
 from paris.protocol.progress import nothing_micro
 from paris.registry.checks import believable_claims, distinct_files, no_copy
@@ -49,7 +49,7 @@ class Depth:
         folder: Where files are laid out for measuring.
         threads: CPU threads to measure with.
         alone: Whether there is no network, only a folder that was fetched: then the list of the run's shards may be
-            missing, and it is said.
+            missing, and it is said; a file that is missing failed.
     """
 
     evaluate: bool = False
@@ -181,7 +181,8 @@ class _Auditor:
             found.checks.append(Check("weights", ok=not faults, detail=detail))
             found.weights = None if faults else paths[WEIGHTS]
         except ParisError as error:
-            found.checks.append(Check("files", ok=False, detail=str(error)))
+            absent = isinstance(error, NetworkError) and not self._depth.alone
+            found.checks.append(Check("files", ok=False, detail=str(error), absent=absent))
 
     def _data_check(self, unit: ResolvedUnit, data: Manifest) -> Check:
         """Every segment names exactly the shards the genesis gives this unit."""

@@ -23,12 +23,14 @@ class Check:
         ok: Whether it held.
         detail: What was found, a sentence.
         level: What it counts towards; empty: it says how far a unit is, and is no part of any level.
+        absent: Whether there was nothing to look at, because nobody serves it: it did not hold, and accuses nobody.
     """
 
     name: str
     ok: bool
     detail: str
     level: Level | Literal[""] = "consistent"
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class UnitAudit:
         return all(check.ok for check in self.checks)
 
     def failed(self) -> tuple[Check, ...]:
-        """The checks that did not hold, apart from those that only say how far the unit is."""
-        return tuple(check for check in self.checks if not check.ok and check.level)
+        """The checks that found something wrong, not those that say how far it is or had nothing to look at."""
+        return tuple(check for check in self.checks if not check.ok and check.level and not check.absent)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,12 @@ class Audit:
     def ok(self) -> bool:
         """Whether every check of every unit held."""
         return all(unit.ok for unit in self.units)
+
+    @property
+    def absent(self) -> bool:
+        """Whether all that did not hold is what nobody serves."""
+        missed = [check for unit in self.units for check in unit.checks if not check.ok]
+        return bool(missed) and all(check.absent for check in missed)
 
     def verdict(self) -> str:
         """`ok`, or the first checks that did not hold, in words."""

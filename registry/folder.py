@@ -18,17 +18,20 @@ from paris.models.filenames import CONFIG, WEIGHTS
 from paris.protocol.charter import Charter
 from paris.protocol.digests import is_digest, sha256_of
 from paris.protocol.errors import RecordError, UnavailableError, UsageError
-from paris.protocol.genesis import open_genesis
+from paris.protocol.genesis import Genesis, open_genesis
 from paris.protocol.limits import LIMITS
-from paris.protocol.manifest import FileEntry
+from paris.protocol.manifest import FileEntry, Manifest
 from paris.protocol.records import Record
 from paris.protocol.validation import RunRules
-from paris.registry.findings import NOTHING, Audit, Check, reached
+from paris.registry.audit import Depth, Told, audit
+from paris.registry.findings import NOTHING, Audit, Check, UnitAudit, reached
+from paris.registry.hubindex import folder_of
 from paris.registry.library import Library, Progress
 from paris.registry.resolve import ResolvedRun, resolve_named
 from paris.registry.store import Store
 
-PROVENANCE = "provenance"
+PROVENANCE, CODEC = "provenance", "vae"
+NOTE = f"{PROVENANCE}/run.json"
 NOT_KNOWN = "that this is the run you mean: compare its key with the one you were given"
 
 
@@ -102,7 +105,7 @@ class Fetched:
         Raises:
             UsageError: it is no fetched ensemble.
         """
-        note = folder / PROVENANCE / "run.json"
+        note = folder / NOTE
         try:
             said = json.loads(note.read_bytes())
             run, units = str(said["run"]), {str(name): str(unit["checkpoint"]) for name, unit in said["units"].items()}
@@ -130,18 +133,41 @@ class Fetched:
             raise RecordError(f"the folder holds {odd[0]!r}", "the run has no such unit")
         return await resolve_named(self.library, charter, self.units)
 
-    def with_strangers(self, report: Audit) -> Audit:
-        """The report with a check of what lies beside the networks and no manifest names: something may load it."""
-        units = []
-        for unit in report.units:
-            place = self.folder / unit.unit.replace("cluster-", "expert_")
-            found = sorted(path for path in place.rglob("*") if not path.is_dir())
-            odd = [path.relative_to(self.folder).as_posix() for path in found if path.name not in {CONFIG, WEIGHTS}]
-            detail = f"{odd[0]} was signed by nobody" if odd else "nothing beside the signed files"
-            checks = (*unit.checks, Check("folder", ok=not odd, detail=detail))
-            level = reached(checks) if unit.lineage else NOTHING
-            units.append(replace(unit, checks=checks, level=level, not_checked=(*unit.not_checked, NOT_KNOWN)))
-        return replace(report, units=tuple(units))
+    async def audited(self, told: Told, depth: Depth | None = None) -> tuple[ResolvedRun, Audit]:
+        """What can be said of the folder by itself; what is checked is in the library's store from then on.
+
+        Args:
+            told: Told what is being looked at.
+            depth: How deep to look.
+
+        Raises:
+            VerificationError: something signed does not hold.
+            UnavailableError: a statement is missing.
+        """
+        resolved = await self.resolve()
+        alone = replace(depth or Depth(), alone=True)
+        report = await audit(self.library, resolved, (), told, alone, "this folder's")
+        codec = await asyncio.to_thread(self._codec_problem, resolved.genesis)
+        return resolved, replace(report, units=tuple(self._with_folder(unit, codec) for unit in report.units))
+
+    def _with_folder(self, unit: UnitAudit, codec: str) -> UnitAudit:
+        """A unit's report with a check of what lies beside the networks: something may load it."""
+        place = self.folder / folder_of(unit.unit)
+        found = sorted(path for path in place.rglob("*") if not path.is_dir())
+        odd = [path.relative_to(self.folder).as_posix() for path in found if path.name not in {CONFIG, WEIGHTS}]
+        detail = f"{odd[0]} was signed by nobody" if odd else codec or "nothing beside the signed files"
+        checks = (*unit.checks, Check("folder", ok=not (odd or codec), detail=detail))
+        level = reached(checks) if unit.lineage else NOTHING
+        return replace(unit, checks=checks, level=level, not_checked=(*unit.not_checked, NOT_KNOWN))
+
+    def _codec_problem(self, genesis: Genesis) -> str:
+        """What is wrong with the autoencoder. The genesis names its manifest, which follows from its files."""
+        place, store, expected = self.folder / CODEC, self.library.store, genesis.codec.manifest
+        paths = sorted(path for path in place.rglob("*") if path.is_file())
+        if not paths:
+            return f"{CODEC}/ is missing" if expected else ""
+        found = Manifest.of(store.put_file(path, path.relative_to(place).as_posix()) for path in paths)
+        return "" if store.put_bytes(found.to_bytes()) == expected else f"{CODEC}/ is not the run's autoencoder"
 
     def _read(self, name: str) -> bytes | None:
         path = self.folder / PROVENANCE / name

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from paris.protocol import strict_json
 from paris.protocol.errors import DigestError, NetworkError, UnavailableError, VerificationError
-from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry
 from paris.protocol.records import RECORD_KINDS, Checkpoint, Record, Tip, open_checkpoint
 from paris.protocol.transport.fetch import Source, fetch_from
@@ -19,7 +18,7 @@ from paris.protocol.transport.rate import UNLIMITED, Throttle
 from paris.protocol.validation import Received, RunRules, check_record
 from paris.registry.hubindex import HUB, REPOSITORY
 from paris.registry.hubreader import HubReader, Shelf
-from paris.registry.library import Network, Progress
+from paris.registry.library import Network, Progress, nobodys_tip
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,8 @@ class HubNetwork:
         for shelf, newest in found:
             checkpoint = checkpoints[newest.checkpoint]
             if checkpoint and checkpoint.unit == unit and checkpoint.run == self.hub.run:
-                tips.setdefault(newest.checkpoint, _tip(newest.checkpoint, checkpoint, shelf, int(self._clock())))
+                now_s, ext = int(self._clock()), {HUB: shelf.repository}
+                tips.setdefault(newest.checkpoint, nobodys_tip(newest.checkpoint, checkpoint, now_s, **ext))
         return list(tips.values())
 
     async def _checkpoint(self, digest: str) -> Checkpoint | None:
@@ -206,15 +206,6 @@ def repositories_in(records: Iterable[Record]) -> list[str]:
     """Repositories that tips name, each once."""
     named = [record.ext.get(HUB) for record in records if isinstance(record, Tip)]
     return list(dict.fromkeys(name for name in named if isinstance(name, str) and REPOSITORY.fullmatch(name)))
-
-
-def _tip(digest: str, checkpoint: Checkpoint, shelf: Shelf, now_s: int) -> Tip:
-    return Tip.parse({
-        "run": checkpoint.run, "signer": checkpoint.signer, "seq": 0, "iat": now_s,
-        "exp": now_s + LIMITS.life_s[Tip.kind], "unit": checkpoint.unit, "checkpoint": digest,
-        "manifest": checkpoint.manifest, "step": checkpoint.to_step,
-        "loss_micro": checkpoint.holdout_loss_micro or 0, "ext": {HUB: shelf.repository},
-    })  # fmt: skip
 
 
 def record_file(kind: str, envelopes: Sequence[bytes]) -> bytes:

@@ -11,7 +11,7 @@ from paris.protocol.digests import sha256_of
 from paris.protocol.errors import DigestError, UnavailableError
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry, Manifest
-from paris.protocol.records import Record
+from paris.protocol.records import Checkpoint, Record, Tip
 from paris.protocol.validation import RunRules
 from paris.registry.store import Store
 
@@ -37,6 +37,16 @@ class Network(Protocol):
         self, entry: FileEntry, providers: Sequence[str], partial: Path, progress: Progress
     ) -> str | None:
         """Complete `partial`, every piece verified; return the digest of the whole where it was hashed on the way."""
+
+
+def nobodys_tip(digest: str, checkpoint: Checkpoint, now_s: int, **ext: str) -> Tip:
+    """A tip that nobody signed: some place holds this checkpoint. Who follows it verifies the statement behind it."""
+    return Tip.parse({
+        "run": checkpoint.run, "signer": checkpoint.signer, "seq": 0, "iat": now_s,
+        "exp": now_s + LIMITS.life_s[Tip.kind], "unit": checkpoint.unit, "checkpoint": digest,
+        "manifest": checkpoint.manifest, "step": checkpoint.to_step,
+        "loss_micro": checkpoint.holdout_loss_micro or 0, "ext": ext,
+    })  # fmt: skip
 
 
 class Library:

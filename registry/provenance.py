@@ -68,7 +68,7 @@ def summary(audit: Audit, found: UnitAudit, unit: ResolvedUnit, identity: Identi
             "resourceUri": checkpoint,
             "policy": {"uri": f"paris://{hex_of(audit.run)}", "digest": {"sha256": hex_of(audit.run)}},
             "inputAttestations": _inputs(unit.digests),
-            "verificationResult": "FAILED" if found.failed() else "PASSED",
+            "verificationResult": "PASSED" if all(check.ok for check in found.checks if check.level) else "FAILED",
             "verifiedLevels": [] if found.level == NOTHING else [LEVEL_PREFIX + found.level.upper()],
             "slsaVersion": "1.0",
         },

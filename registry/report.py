@@ -73,8 +73,8 @@ def _unit(unit: UnitAudit) -> str:
 
 
 def _check(check: Check) -> tuple[str, ...]:
-    mark = '<span class="ok">held</span>' if check.ok else '<span class="bad">failed</span>'
-    return mark, escape(check.name), escape(check.detail)
+    kind, word = ("ok", "held") if check.ok else ("bad", "absent" if check.absent else "failed")
+    return f'<span class="{kind}">{word}</span>', escape(check.name), escape(check.detail)
 
 
 def _opinions(opinions: Iterable[Opinion]) -> str:

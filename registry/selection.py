@@ -30,6 +30,7 @@ class Wish:
         policy: `head` or `latest`.
         at: A step, or an ISO date or time (UTC where none is named): lineages as they stood then.
         experts: Units separated by commas, clusters by number: `0,2,router`.
+        offline: Whether nobody is to be asked: what an expired head names, verified while it was in force, will do.
 
     Raises:
         UsageError: It makes no sense.
@@ -38,6 +39,7 @@ class Wish:
     policy: str = ""
     at: str = ""
     experts: str = ""
+    offline: bool = False
 
     def __post_init__(self) -> None:
         if self.policy and self.policy not in POLICIES:
@@ -120,12 +122,16 @@ def choose_policy(charter: Charter, wish: Wish, now_s: float) -> tuple[str, str]
         UnavailableError: the curators' head is wanted, and has expired or was never there.
     """
     head, live = charter.head, charter.live(now_s)
+    newest = f"the newest verified checkpoints{' in this home' if wish.offline else ''}"
     if wish.policy == LATEST or wish.at:
         instead = f", not the curators' head {head.version}" if head and live and charter.ensemble else ""
         then = f" as of {wish.at}" if wish.at else ""
-        return LATEST, f"the newest verified checkpoints{then}, as asked{instead}"
+        return LATEST, f"{newest}{then}, as asked{instead}"
     if head and charter.ensemble and live:
         return HEAD, describe_head(charter)
+    if head and charter.ensemble and wish.offline:
+        unknown = "it has expired, and nobody was asked whether a newer one revokes any of it"
+        return HEAD, f"{describe_head(charter)}: {unknown}"
     if head and charter.ensemble:
         raise UnavailableError(
             f"the curators' head {head.version} expired at {moment(head.exp)}",
@@ -136,7 +142,7 @@ def choose_policy(charter: Charter, wish: Wish, now_s: float) -> tuple[str, str]
     if wish.policy == HEAD:
         why, hint = "no head of theirs names one", "Leave --policy out for the newest verified checkpoints."
         raise UnavailableError("the curators of this run have promoted no ensemble", why, hint)
-    return LATEST, "the newest verified checkpoints: no head of the curators names an ensemble"
+    return LATEST, f"{newest}: no head of the curators names an ensemble"
 
 
 def describe_head(charter: Charter) -> str:

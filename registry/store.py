@@ -127,6 +127,13 @@ class Store:
             )
         return path
 
+    def beginning(self, start: bytes, limit_bytes: int) -> Iterator[str]:
+        """Yield the digests of blobs that begin with these bytes and are not larger; nothing is verified."""
+        for path in sorted(self._blobs.glob("??/" + "?" * 64)):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if path.stat().st_size <= limit_bytes and file.read(len(start)) == start:
+                    yield f"sha256:{path.name}"
+
     def missing(self, manifest: Manifest) -> tuple[FileEntry, ...]:
         """Return the files of `manifest` that are not here (by name and size; `verify` reads the bytes)."""
         return tuple(entry for entry in manifest.files if not self._has(entry))

@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paris.node.cli.options import HomeOption, JsonOption, LightOption, ListenOption, PeerOption
-from paris.node.console import emit, err, errors_to_exit_codes
+from paris.node.cli.fetch import open_run
+from paris.node.cli.options import (
+    HomeOption,
+    JsonOption,
+    LightOption,
+    ListenOption,
+    OfflineOption,
+    PeerOption,
+    PolicyOption,
+    refuse_beside,
+    refuse_network_offline,
+)
+from paris.node.console import emit, err, errors_to_exit_codes, tell_doing
 from paris.node.settings import Settings
-from paris.protocol.errors import ParisError, UsageError, VerificationError
+from paris.protocol.errors import NetworkError, ParisError, UsageError, VerificationError
 from paris.registry.runkey import RunKey
 
 if TYPE_CHECKING:
@@ -25,10 +36,17 @@ if TYPE_CHECKING:
     from paris.registry.findings import Audit, UnitAudit
     from paris.registry.library import Library
     from paris.registry.resolve import ResolvedRun
+    from paris.registry.selection import Wish
 
 
 def audit(
-    what: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run key, or a folder that was fetched.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FOLDER|OWNER/NAME",
+            help="A run key, a folder that was fetched, or a repository on the Hub that holds an exported ensemble.",
+        ),
+    ],
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Measure hold-out losses again, on draws nobody could know.")
     ] = False,
@@ -38,44 +56,73 @@ def audit(
     sample: Annotated[
         str, typer.Option("--sample", metavar="P%", help="Look at this share of all checkpoints only, at random.")
     ] = "",
-    policy: Annotated[
-        str, typer.Option("--policy", help="head: what the curators promoted; latest: the newest of every unit.")
-    ] = "",
+    policy: PolicyOption = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write a page, all in one.")] = None,
     provenance: Annotated[
         Path | None,
         typer.Option("--provenance", metavar="FILE", help="Also write an in-toto bundle (.intoto.jsonl) with SLSA."),
     ] = None,
     publish: Annotated[
-        bool, typer.Option("--publish/--no-publish", help="Sign what was measured, and tell the network.")
-    ] = True,
+        bool | None,
+        typer.Option("--publish/--no-publish", help="Sign what was measured, and tell the network (default: yes)."),
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads to measure with; 0: one a core.")] = 0,
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
     light: LightOption = False,
+    offline: OfflineOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check every signature, digest and parent of a run, and say which level each expert reached.
 
-    Exit code 3 if any check fails. What was measured (--evaluate, --replay) is published as signed verdicts under this
-    home's name, so that audits accumulate; those of others are shown.
+    Exit code 3 if any check fails, 4 if all that is wrong is that nobody serves some files. What was measured
+    (--evaluate, --replay) is published as signed verdicts under this home's name, so that audits accumulate; those of
+    others are shown.
     """
     from paris.node.cli.audit_text import print_report
     from paris.registry.audit import Depth
+    from paris.registry.hubindex import REPOSITORY
+    from paris.registry.selection import Wish
 
     with errors_to_exit_codes(as_json=json):
         settings = Settings.load(home=home, peers=peer, listen=listen)
         depth = Depth(evaluate, replay, _share(sample), secrets.token_hex(16), threads=threads or os.cpu_count() or 1)
-        files = Files(html, provenance)
-        if Path(what).is_dir():
-            report = asyncio.run(audit_folder(Path(what), settings, depth, files))
+        files, is_folder = Files(html, provenance), Path(what).is_dir()
+        if is_folder or REPOSITORY.fullmatch(what):
+            asked = publish is not None
+            given = {"--policy": policy, "--light": light, "--peer": peer, "--listen": listen}
+            given |= {"--publish": asked and publish, "--no-publish": asked and not publish}
+            why = "what lies in it is looked at, all of it, and no peer is asked or told"
+            refuse_beside("a folder" if is_folder else "a repository", given, why, "Leave it out, or give the run key.")
+            folder = Path(what) if is_folder else _downloaded(what, offline=offline)
+            report = asyncio.run(audit_folder(folder, settings, depth, files))
         else:
-            key = RunKey.parse(what)
-            report = asyncio.run(audit_run(key, settings, depth, files, policy, publish=publish, light=light))
+            if offline:
+                refuse_network_offline(light=light, peer=peer, listen=listen)
+            key, wish = RunKey.parse(what), Wish(policy or "", offline=offline)
+            telling = publish is not False
+            report = asyncio.run(audit_run(key, settings, depth, files, wish, publish=telling, light=light))
         emit(report.as_json()) if json else print_report(report)
         if not report.ok:
-            raise typer.Exit(VerificationError.exit_code)
+            raise typer.Exit((NetworkError if report.absent else VerificationError).exit_code)
+
+
+def _downloaded(repository: str, *, offline: bool) -> Path:
+    """An ensemble's repository, in the Hub client's cache.
+
+    Raises:
+        UsageError: it holds no whole ensemble.
+        HubError: the Hub does not give it.
+    """
+    from paris.registry.folder import NOTE
+    from paris.registry.hubensemble import download
+
+    folder = download(repository, offline=offline)
+    if not (folder / NOTE).is_file():
+        hint = f"Audit its run by the key that its card names: paris-node audit 'paris://…?hub={repository}'"
+        raise UsageError(f"{repository} holds no exported ensemble", f"there is no {NOTE} in it", hint)
+    return folder
 
 
 class Files:
@@ -102,34 +149,24 @@ class Files:
 async def audit_run(
     key: RunKey,
     settings: Settings,
-    depth: Depth | None = None,
-    files: Files | None = None,
-    policy: str = "",
+    depth: Depth,
+    files: Files,
+    wish: Wish,
     *,
-    publish: bool = True,
-    light: bool = False,
+    publish: bool,
+    light: bool,
 ) -> Audit:
     """Resolve a run, check all of it as deep as asked, write files and tell the network."""
     from paris.node.home import Home
-    from paris.node.light import open_library
-    from paris.registry.audit import Depth
     from paris.registry.audit import audit as audit_resolved
-    from paris.registry.governance import follow_curators
-    from paris.registry.resolve import known_peers
-    from paris.registry.selection import Wish, select
 
-    home, depth, wish = Home(settings.home), depth or Depth(), Wish(policy)
-    async with open_library(settings, key, light=light) as library:
-        providers = tuple(record.signer for record in await known_peers(library, key.run))
-        hints, now_s = (*key.peers, *settings.peers), time.time()
-        governance = await follow_curators(library, key.run, home.charter(key.run), now_s, providers, hints)
-        selection = await select(library, governance.charter, providers, now_s, wish)
-        depth = replace(depth, folder=home.work(key.run, "audited"))
-        resolved, told = selection.resolved, lambda doing: err.print(f"{doing} …", markup=False)
-        report = await audit_resolved(library, resolved, providers, told, depth, selection.why)
-        (files or Files()).write(library, resolved, report, settings)
+    async with open_run(key, settings, wish, light=light) as opened:
+        library, selection = opened.library, opened.selection
+        depth = replace(depth, folder=Home(settings.home).work(key.run, "audited"))
+        report = await audit_resolved(library, selection.resolved, opened.providers, tell_doing, depth, selection.why)
+        files.write(library, selection.resolved, report, settings)
     if publish and (depth.evaluate or depth.replay):
-        await _publish(report, settings, key, light=light)
+        await _publish(report, settings, key, only_reads=light or wish.offline)
     return report
 
 
@@ -139,7 +176,6 @@ async def audit_folder(folder: Path, settings: Settings, depth: Depth, files: Fi
     Raises:
         UsageError: it is none, or something was asked for that a folder cannot give.
     """
-    from paris.registry.audit import audit as audit_resolved
     from paris.registry.folder import Fetched
 
     if depth.evaluate or depth.replay or depth.share is not None:
@@ -147,22 +183,19 @@ async def audit_folder(folder: Path, settings: Settings, depth: Depth, files: Fi
         raise UsageError("a folder holds no hold-out data and no training states", "it cannot be measured", hint)
     with tempfile.TemporaryDirectory(prefix="paris-audit-") as scratch:
         fetched = Fetched.open(folder, Path(scratch))
-        resolved = await fetched.resolve()
-        told = lambda doing: err.print(f"{doing} …", markup=False)  # noqa: E731
-        report = await audit_resolved(fetched.library, resolved, (), told, replace(depth, alone=True), "this folder's")
-        report = fetched.with_strangers(report)
+        resolved, report = await fetched.audited(tell_doing, depth)
         files.write(fetched.library, resolved, report, settings)
         return report
 
 
-async def _publish(report: Audit, settings: Settings, key: RunKey, *, light: bool) -> None:
+async def _publish(report: Audit, settings: Settings, key: RunKey, *, only_reads: bool) -> None:
     """Sign and announce what was measured. That nobody took it is told, and changes nothing about the report."""
     from importlib.util import find_spec
 
     from paris.node.home import Home
 
-    if light or not find_spec("hivemind"):
-        err.print("verdicts are not published: the light client only reads")
+    if only_reads or not find_spec("hivemind"):
+        err.print("verdicts are not published: --offline and the light client only read")
         return
     from paris.node.peer import open_peer
 

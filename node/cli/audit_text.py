@@ -21,7 +21,7 @@ def print_report(report: Audit) -> None:
         for row in unit.lineage:
             out.print(f"  {printable(_lineage_line(row))}", markup=False)
         for check in unit.checks:
-            verdict = "[green]ok    [/]" if check.ok else "[red]FAILED[/]"
+            verdict = "[green]ok    [/]" if check.ok else "[yellow]ABSENT[/]" if check.absent else "[red]FAILED[/]"
             out.print(f"  {verdict} {check.name}: {plain(check.detail)}")
         for opinion in unit.opinions:
             out.print(f"  {printable(_opinion_line(opinion))}", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,15 @@ from paris.node.cli.drawing import (
     read_picture,
     size_bytes,
 )
-from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, PolicyOption
+from paris.node.cli.options import (
+    HomeOption,
+    JsonOption,
+    ListenOption,
+    OfflineOption,
+    PeerOption,
+    PolicyOption,
+    refuse_network_offline,
+)
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable
 from paris.node.settings import Settings
 from paris.protocol.errors import NetworkError, UsageError
@@ -97,11 +106,15 @@ def generate(
     home: HomeOption = None,
     peer: PeerOption = None,
     listen: ListenOption = None,
+    offline: OfflineOption = False,
     json: JsonOption = False,
 ) -> None:
     """Draw pictures or clips with a fetched ensemble (a run key fetches it first)."""
     with errors_to_exit_codes(as_json=json):
         settings = Settings.load(home=home, peers=peer, listen=listen)
+        if offline:
+            refuse_network_offline(peer=peer, listen=listen)
+            os.environ["HF_HUB_OFFLINE"] = "1"  # text encoders are taken as they were kept, too
         for written in (file, trace, sheet):
             if written is not None and written.is_dir():
                 raise UsageError(f"{written} is a folder", hint="Give --out, --trace and --sheet the name of a file.")
@@ -111,7 +124,8 @@ def generate(
             frames, fps, sheet,
         )  # fmt: skip
         picture = read_picture(image) if image else None
-        result = draw(ensemble_folder(source, settings, policy or ""), prompts, file, drawing, picture, quiet=json)
+        ensemble = ensemble_folder(source, settings, policy or "", offline=offline)
+        result = draw(ensemble, prompts, file, drawing, picture, quiet=json)
         if json:
             emit(result)
             return
@@ -121,7 +135,7 @@ def generate(
         out.print(result["file"], markup=False)
 
 
-def ensemble_folder(source: str, settings: Settings, policy: str = "") -> Path:
+def ensemble_folder(source: str, settings: Settings, policy: str = "", *, offline: bool = False) -> Path:
     """The folder a person named, or that of the run they named: fetched now, or earlier where nobody answers.
 
     Raises:
@@ -138,11 +152,11 @@ def ensemble_folder(source: str, settings: Settings, policy: str = "") -> Path:
     key = _run_key(source)
     folder = settings.home / "ensembles" / key.hex[:16]
     try:
-        asyncio.run(fetch_run(key, settings, folder, Wish(policy)))
+        asyncio.run(fetch_run(key, settings, folder, Wish(policy, offline=offline)))
     except NetworkError as error:
         if policy or not (folder / "model_index.json").exists():
             raise
-        err.print(f"drawing with the ensemble fetched earlier: {printable(error.what)}", markup=False)
+        err.print(f"taking the ensemble fetched earlier: {printable(error.what)}", markup=False)
     return folder
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from paris.protocol.errors import UsageError
 
 RunKeyArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run key: paris://<64 hex>[?peer=<multiaddr>].")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of key, store and work (default ~/.paris).")]
@@ -40,3 +43,32 @@ AtOption = Annotated[
 ExpertsOption = Annotated[
     str | None, typer.Option("--experts", metavar="LIST", help="Only these units, such as 0,2,router.")
 ]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Ask nobody and open no socket: what this home has kept must do.")
+]
+
+
+def refuse_beside(other: str, given: Mapping[str, object], why: str, hint: str) -> None:
+    """Let a command go on where none of these options was given: beside another one, or an argument, they say nothing.
+
+    Args:
+        other: What they contradict.
+        given: Values by name; what is None, false or empty was not given.
+        why: Why they do.
+        hint: What to do instead.
+
+    Raises:
+        UsageError: Some were given.
+    """
+    if named := [name for name, value in given.items() if value]:
+        raise UsageError(f"{' and '.join(named)} cannot be used with {other}", why, hint)
+
+
+def refuse_network_offline(*, light: bool = False, peer: list[str] | None = None, listen: str | None = None) -> None:
+    """Refuse what names a way to others beside --offline.
+
+    Raises:
+        UsageError: Some of it was given.
+    """
+    given = {"--light": light, "--peer": peer, "--listen": listen}
+    refuse_beside("--offline", given, "--offline asks nobody", "Leave one of the two out.")

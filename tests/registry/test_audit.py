@@ -191,6 +191,16 @@ def test_weights_nobody_serves(library, others_trained):
     tip = others_trained.train([UNIT])[UNIT][-1]
     others_trained.forget(others_trained.entry(tip, WEIGHTS).sha256)
     assert "nobody serves" in failures(library)["files"]
+    report = audited(library)
+    assert report.absent, "nothing was found wrong"
+    assert unit_of(report).failed() == ()
+
+
+def test_weights_nobody_serves_excuse_no_other_fault(library, network):
+    tip = network.train([UNIT, "router"])[UNIT][-1]
+    network.forget(network.entry(tip, WEIGHTS).sha256)
+    network.publish(EVE, "cluster-1", TARGET, files=spoiled(exported("cluster-1"), a_tensor(), float("nan")))
+    assert not audited(library).absent
 
 
 def test_a_manifest_that_is_something_else(library, others_trained):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,15 +16,16 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.predicates.vsa.v1 import vsa_pb2
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as Message
-from network_simulator import ANN, BEN, EVE, NOW_S, NetworkSimulator, spoiled
+from network_simulator import ANN, BEN, CURATOR, EVE, NOW_S, NetworkSimulator, spoiled
 from securesystemslib.dsse import Envelope
 
+from paris.models.filenames import WEIGHTS
 from paris.protocol.envelope import verify
 from paris.protocol.errors import UsageError
 from paris.protocol.identity import verification_key
+from paris.protocol.manifest import Manifest, describe
 from paris.protocol.records import Verdict
 from paris.registry.assemble import fetch_ensemble
-from paris.registry.audit import Depth, audit
 from paris.registry.findings import Audit, Check, Opinion, UnitAudit
 from paris.registry.folder import Fetched
 from paris.registry.library import Library
@@ -235,12 +237,7 @@ def fetched(store: Store, tmp_path: Path) -> Path:
 
 
 def folder_audit(folder: Path, scratch: Path) -> Audit:
-    async def audited() -> Audit:
-        opened = Fetched.open(folder, scratch)
-        run = await opened.resolve()
-        return opened.with_strangers(await audit(opened.library, run, (), None, Depth(alone=True)))
-
-    return asyncio.run(audited())
+    return asyncio.run(Fetched.open(folder, scratch).audited(lambda _: None))[1]
 
 
 def test_a_fetched_folder_is_consistent_by_itself(fetched, tmp_path):
@@ -274,6 +271,36 @@ def test_a_file_nobody_signed_beside_the_weights(fetched, tmp_path):
     (fetched / "expert_0" / "pytorch_model.bin").write_bytes(b"a gift")
     report = folder_audit(fetched, tmp_path / "scratch")
     assert "expert_0/pytorch_model.bin was signed by nobody" in report.verdict()
+
+
+@pytest.fixture
+def decoded(store: Store, tmp_path: Path) -> Path:
+    """A fetched ensemble of a run whose genesis names an autoencoder; nobody looks into it here."""
+    autoencoder = {"config.json": b"{}", WEIGHTS: b"weights"}
+    named = Manifest.of(describe(name, [data]) for name, data in autoencoder.items())
+    network = NetworkSimulator(codec={"kind": "autoencoder-kl", "manifest": named.digest})
+    network.serve_tree(CURATOR, autoencoder)
+    network.train()
+    library = Library(store, network)
+    asyncio.run(fetch_ensemble(library, resolved(network, library), tmp_path / "ensemble", network.providers))
+    return tmp_path / "ensemble"
+
+
+def test_an_autoencoder_that_was_exchanged_or_lost(decoded, tmp_path):
+    """It paints every picture, and no statement names it: the genesis does."""
+    assert folder_audit(decoded, tmp_path / "scratch").ok
+    (decoded / "vae" / WEIGHTS).unlink()
+    assert "vae/ is not the run's autoencoder" in folder_audit(decoded, tmp_path / "scratch").verdict()
+    (decoded / "vae" / WEIGHTS).write_bytes(b"wEights")
+    assert "vae/ is not the run's autoencoder" in folder_audit(decoded, tmp_path / "scratch").verdict()
+    shutil.rmtree(decoded / "vae")
+    assert "vae/ is missing" in folder_audit(decoded, tmp_path / "scratch").verdict()
+
+
+def test_an_autoencoder_where_the_run_has_none(fetched, tmp_path):
+    (fetched / "vae").mkdir()
+    (fetched / "vae" / "config.json").write_bytes(b"{}")
+    assert "vae/ is not the run's autoencoder" in folder_audit(fetched, tmp_path / "scratch").verdict()
 
 
 def test_a_statement_that_was_exchanged(fetched, tmp_path):
