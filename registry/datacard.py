@@ -7,13 +7,12 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCardData
 
-from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.protocol.genesis import Genesis
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
 from paris.registry.centroids import CENTROIDS
-from paris.registry.hubindex import Index, Lying
+from paris.registry.hubindex import Index, Lying, described
 from paris.registry.hubwriter import Change
 from paris.registry.modelcard import CARD, license_of, plain
 from paris.registry.store import Store
@@ -44,7 +43,7 @@ def dataset_change(store: Store, genesis: Genesis, run: str, repository: str) ->
             )
         files[entry.name] = path
         lying[entry.name] = Lying(sha256=entry.sha256, size=entry.size)
-    lying |= {p: Lying(sha256=sha256_of(d), size=len(d)) for p, d in files.items() if isinstance(d, bytes)}
+    lying |= described(files)
 
     def change(index: Index) -> Change | None:
         lacking = {path: content for path, content in files.items() if index.files.get(path) != lying[path]}

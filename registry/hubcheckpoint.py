@@ -21,25 +21,16 @@ from typing import Final
 
 from paris.models.filenames import CONFIG, STATE, STATE_NOTE, WEIGHTS
 from paris.models.schedulers import make_scheduler
-from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.protocol.genesis import Genesis
 from paris.protocol.identity import Identity
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import FileEntry, Manifest
-from paris.registry.hubindex import Index, Lying, Newest, folder_of
+from paris.registry.hubindex import Index, Lying, Newest, described, folder_of
 from paris.registry.hublineage import Lineage, lineage_of
 from paris.registry.hubwriter import Change
 from paris.registry.modelcard import CARD, DRAWN, SHEET, CardUnit, contributor_card
-from paris.registry.oms import (
-    KEY_STATEMENT,
-    PUBLIC_KEY,
-    SIGNATURE,
-    key_statement,
-    model_signature,
-    public_pem,
-    signing_key,
-)
+from paris.registry.oms import seal
 from paris.registry.showcase import contact_sheet, drawn_sheet
 from paris.registry.store import Store
 from paris.registry.weights import METRICS
@@ -77,14 +68,11 @@ def checkpoint_change(
     lineage = lineage_of(store, checkpoint)
     unit, step = lineage.newest.unit, lineage.newest.to_step
     files, digests = _files(store, genesis, run, lineage, full_state=full_state)
-    seal = None
+    sealing = None
     if identity:
-        key = signing_key(identity)
-        files |= {KEY_STATEMENT: key_statement(identity), PUBLIC_KEY: public_pem(key)}
-        digests |= _described(files)
-
-        def seal(every: Mapping[str, str]) -> tuple[str, bytes]:
-            return SIGNATURE, model_signature(repository, every, key)
+        beside, sealing = seal(repository, identity)
+        files |= beside
+        digests |= described(files)
 
     def change(index: Index) -> Change | None:
         there = index.units.get(unit)
@@ -96,7 +84,7 @@ def checkpoint_change(
         rows = [_card_unit(store, name, newest, known) for name, newest in sorted(units.items())]
         lacking[CARD] = contributor_card(genesis, run, repository, rows).encode()
         title = f"{unit} at step {step} of {genesis.target_steps(unit)}"
-        return Change(title, lacking, {unit: units[unit]}, digests=digests, seal=seal)
+        return Change(title, lacking, {unit: units[unit]}, digests=digests, seal=sealing)
 
     return change
 
@@ -130,7 +118,7 @@ def _files(
     complete = newest.to_step == genesis.target_steps(unit)
     if complete and (drawn := drawn_sheet(store, genesis, newest)):
         files[f"{folder}/{DRAWN}"] = drawn
-    return files, {**digests, **_described(files)}
+    return files, {**digests, **described(files)}
 
 
 def _content(store: Store, entry: FileEntry) -> Path | bytes | None:
@@ -143,10 +131,6 @@ def _content(store: Store, entry: FileEntry) -> Path | bytes | None:
 def _scheduler(genesis: Genesis) -> bytes:
     """The sampler's settings, as diffusers reads them: its times are shifted as those of the training were."""
     return str(make_scheduler("euler", float(genesis.training.expert.time_shift)).to_json_string()).encode()
-
-
-def _described(files: Mapping[str, Path | bytes]) -> dict[str, Lying]:
-    return {p: Lying(sha256=sha256_of(d), size=len(d)) for p, d in files.items() if isinstance(d, bytes)}
 
 
 def _card_unit(store: Store, unit: str, newest: Newest, known: Mapping[str, object]) -> CardUnit:

@@ -64,7 +64,7 @@ def answered(status: int, headers: Mapping[str, str], said: str, repository: str
             hint = "make room on https://huggingface.co/settings/storage; what waits here is kept"
         case 403:
             what, lasting = f"the Hub does not let this token write to {repository}", True
-            hint = "use a token with write permission, or another owner's name with --hub"
+            hint = "use a token with write permission, or another owner's name"
         case 404:
             what, hint, lasting = f"{repository} is not on the Hub", "", False
         case 409 | 412:

@@ -10,12 +10,13 @@ It is a hint like everything on the Hub: it says where bytes of a digest may be 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from paris.protocol import strict_json
+from paris.protocol.digests import sha256_of
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import name_problem
 from paris.protocol.schema import Count, Digest, Extensible, One, Payload, Unit
@@ -102,6 +103,20 @@ class Index(Extensible):
             units={**self.units, **(units or {})},
             repositories=tuple(dict.fromkeys((*self.repositories, *repositories)))[:MOST_REPOSITORIES],
         )
+
+    def without(self, paths: Iterable[str]) -> Index:
+        """This one without some files, and without the units that have none left."""
+        gone = set(paths)
+        files = {path: lying for path, lying in self.files.items() if path not in gone}
+        folders = {path.partition("/")[0] for path in files}
+        units = {unit: newest for unit, newest in self.units.items() if folder_of(unit) in folders}
+        return Index(run=self.run, files=files, units=units, repositories=self.repositories)
+
+
+def described(files: Mapping[str, object]) -> dict[str, Lying]:
+    """What the files are that are given as bytes."""
+    small = ((path, data) for path, data in files.items() if isinstance(data, bytes))
+    return {path: Lying(sha256=sha256_of(data), size=len(data)) for path, data in small}
 
 
 def folder_of(unit: str) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.protocol.genesis import Genesis
 from paris.protocol.limits import LIMITS
 from paris.protocol.manifest import Manifest
 from paris.registry.hubcheckpoint import GENESIS, SMALL_BYTES
-from paris.registry.hubindex import Index, Lying
+from paris.registry.hubindex import Index, Lying, described
 from paris.registry.hubnetwork import RECORD_FILES, record_file
 from paris.registry.hubwriter import Change
 from paris.registry.modelcard import CARD, registry_card
@@ -66,8 +65,7 @@ def registry_change(
     def change(index: Index) -> Change | None:
         every = {*index.repositories, *named}
         files[CARD] = registry_card(genesis, run, repository, every).encode()
-        small = {path: content for path, content in files.items() if isinstance(content, bytes)}
-        lying = {**digests, **{p: Lying(sha256=sha256_of(d), size=len(d)) for p, d in small.items()}}
+        lying = {**digests, **described(files)}
         lacking = {path: content for path, content in files.items() if index.files.get(path) != lying[path]}
         if not lacking and every == set(index.repositories):
             return None

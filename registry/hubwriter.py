@@ -8,29 +8,34 @@ table of contents was read (`parent_commit`), so that nobody's entries are lost 
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import build_hf_headers
 
 from paris.protocol.digests import sha256_of
 from paris.protocol.errors import VerificationError
 from paris.registry.huberrors import HubError, answered, explained
-from paris.registry.hubindex import INDEX, INDEX_BYTES, Index, Lying, Newest
+from paris.registry.hubindex import INDEX, INDEX_BYTES, Index, Lying, Newest, described
+
+log = logging.getLogger(__name__)
 
 MOST_RACES = 6
 """How often a commit is tried again because somebody else's came first, or because the Hub showed an old state."""
 RACE_S = 0.5
+RACE, BUSY = frozenset({409, 412}), frozenset({429, 503})
+"""Statuses: somebody else was first; the Hub wants a pause."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What one commit shall add.
+    """What one commit shall change.
 
     Attributes:
         title: Of the commit.
@@ -38,6 +43,7 @@ class Change:
         units: The checkpoints that become the newest with it.
         repositories: Others of the run to name.
         digests: Digests of files on disk, where known.
+        gone: Files to take away, by path.
         seal: Makes the last file, `(path, content)`, from the digests of all others in the repository; None: nothing.
     """
 
@@ -46,12 +52,12 @@ class Change:
     units: Mapping[str, Newest] = field(default_factory=dict)
     repositories: tuple[str, ...] = ()
     digests: Mapping[str, Lying] = field(default_factory=dict)
+    gone: tuple[str, ...] = ()
     seal: Callable[[Mapping[str, str]], tuple[str, bytes]] | None = None
 
     def lying(self) -> dict[str, Lying]:
         """What these files are, for the table of contents."""
-        small = {p: Lying(sha256=sha256_of(d), size=len(d)) for p, d in self.files.items() if isinstance(d, bytes)}
-        return {**{path: lying for path, lying in self.digests.items() if path in self.files}, **small}
+        return {**{path: lying for path, lying in self.digests.items() if path in self.files}, **described(self.files)}
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class HubWriter:
         sleep: Waits for seconds.
         rng: Spreads retries.
         kind: Of its repositories: "model" or "dataset".
+        patience_s: Longest pause a busy Hub may ask for that is waited here; 0: the caller waits, if anybody.
     """
 
     def __init__(
@@ -88,10 +95,11 @@ class HubWriter:
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
         kind: str = "model",
+        patience_s: float = 0.0,
     ) -> None:
         self._endpoint, self._token = endpoint or str(constants.ENDPOINT), token
         self._api = HfApi(endpoint=self._endpoint, token=token, library_name="paris-node")
-        self._sleep, self._rng, self._kind = sleep, rng or random.Random(), kind
+        self._sleep, self._rng, self._kind, self._patience_s = sleep, rng or random.Random(), kind, patience_s
 
     def me(self) -> str:
         """The name this token belongs to.
@@ -110,7 +118,7 @@ class HubWriter:
         Args:
             repository: `owner/name`.
             run: The run it belongs to.
-            change: What to add to a table of contents; None: nothing is missing. Asked again when another commit came
+            change: What to change by a table of contents; None: nothing. Asked again when another commit came
                 first.
 
         Raises:
@@ -121,10 +129,17 @@ class HubWriter:
                 return self._try(repository, run, change)
             except Exception as error:
                 told = explained(error, repository)
-                if told.status not in {409, 412} or race == MOST_RACES - 1:
+                if race == MOST_RACES - 1 or not self._passes(told):
                     raise told from error
-            self._sleep(self._rng.uniform(0, RACE_S * 2**race))
+                pause_s = told.wait_s + self._rng.uniform(0, RACE_S * 2**race)
+                if told.status in BUSY:
+                    log.warning("%s: tried again in %.0f s", told.what, pause_s)
+            self._sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
+
+    def _passes(self, error: HubError) -> bool:
+        """Whether it is worth trying again here."""
+        return error.status in RACE or (error.status in BUSY and 0 <= error.wait_s <= self._patience_s > 0)
 
     def _try(self, repository: str, run: str, change: Callable[[Index], Change | None]) -> Committed:
         head = self._head(repository)
@@ -132,7 +147,8 @@ class HubWriter:
         wanted = change(index)
         if wanted is None:
             return Committed(repository, head, made=False)
-        grown = index.grown(wanted.lying(), wanted.units, wanted.repositories)
+        kept = index.without(wanted.gone) if wanted.gone else index
+        grown = kept.grown(wanted.lying(), wanted.units, wanted.repositories)
         large = [CommitOperationAdd(p, str(data)) for p, data in wanted.files.items() if isinstance(data, Path)]
         for addition in large:
             self._api.preupload_lfs_files(
@@ -145,8 +161,13 @@ class HubWriter:
             path, content = wanted.seal({**every, INDEX: sha256_of(small[INDEX])})
             small[path] = content
         additions = [*large, *(CommitOperationAdd(path, data) for path, data in small.items())]
+        removals = [CommitOperationDelete(path) for path in wanted.gone]
         made = self._api.create_commit(
-            repository, additions, commit_message=wanted.title, parent_commit=head, repo_type=self._kind
+            repository,
+            [*additions, *removals],
+            commit_message=wanted.title,
+            parent_commit=head,
+            repo_type=self._kind,
         )
         return Committed(repository, str(made.oid), made=True)
 
@@ -171,7 +192,7 @@ class HubWriter:
             return Index(run=run)
         if answer.status_code >= 400:
             raise answered(answer.status_code, answer.headers, "", repository)
-        hint = "give another name with --hub"
+        hint = "give another name"
         try:
             index = Index.from_bytes(answer.content[: INDEX_BYTES + 1])
         except VerificationError as error:

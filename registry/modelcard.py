@@ -59,28 +59,62 @@ class CardUnit:
 def contributor_card(genesis: Genesis, run: str, repository: str, units: Sequence[CardUnit]) -> str:
     """The card of one contributor's repository of one run."""
     title = f"{genesis.name}: {', '.join(unit.unit for unit in units)}"
-    rows = [_row(genesis, unit) for unit in units]
     shown = [(name, unit.unit) for unit in units for name in unit.pictures]
     first = next((unit for unit in units if unit.unit != "router"), units[0])
     body = [
         f"# {title}",
         _PARTS.format(name=genesis.name),
         "## What is here",
-        "| unit | folder | about | steps | claimed hold-out loss | trained by |\n|---|---|---|---|---|---|\n"
-        + "\n".join(rows),
+        _table(genesis, units),
         *_states(units),
         *(f"{CAPTIONS[name].format(unit=unit)}:\n\n![]({folder_of(unit)}/{name})" for name, unit in shown),
-        "The losses are what the trainers signed; `paris-node audit` says what of it was checked.",
+        _CLAIMS,
         "## Load",
         _load(genesis, repository, first),
+        "The whole ensemble, which is what draws, comes with `paris-node fetch`, see below.",
         "## Verify",
         _verify(run, repository),
         "## Lineage",
-        _LINEAGE,
-        "\n".join(f"* {unit.unit}, step {unit.step}: `{unit.checkpoint}`" for unit in units),
+        _LINEAGE.format(manifest="`manifest.json` beside the weights"),
+        _checkpoints(units),
         *_about(genesis, run),
     ]
     return _page(genesis, run, repository, title, body, units)
+
+
+def ensemble_card(
+    genesis: Genesis, run: str, repository: str, units: Sequence[CardUnit], absent: Sequence[str] = ()
+) -> str:
+    """The card of a whole ensemble's repository.
+
+    Args:
+        genesis: Of the run.
+        run: The run's digest.
+        repository: `owner/name`.
+        units: What is in it.
+        absent: Units of the run that are not.
+    """
+    experts = [unit for unit in units if genesis.cluster(unit.unit)]
+    missing = f"Not in it, because they were revoked or not chosen: {', '.join(absent)}." if absent else ""
+    body = [
+        f"# {genesis.name}",
+        _WHOLE.format(name=genesis.name, experts=len(experts)),
+        "## What is here",
+        _table(genesis, units),
+        missing,
+        _CLAIMS,
+        "## Draw",
+        _draw(genesis, repository),
+        "## Load a part",
+        _load(genesis, repository, (experts or list(units))[0]),
+        "## Verify",
+        _verify_whole(run, repository),
+        "## Lineage",
+        _LINEAGE.format(manifest="`provenance/<unit>.manifest.json`"),
+        _checkpoints(units),
+        *_about(genesis, run),
+    ]
+    return _page(genesis, run, repository, genesis.name, body, units)
 
 
 def registry_card(genesis: Genesis, run: str, repository: str, repositories: Iterable[str]) -> str:
@@ -143,6 +177,11 @@ def _page(
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in body if part) + "\n"
 
 
+def _table(genesis: Genesis, units: Sequence[CardUnit]) -> str:
+    head = "| unit | folder | about | steps | claimed hold-out loss | trained by |\n|---|---|---|---|---|---|"
+    return "\n".join((head, *(_row(genesis, unit) for unit in units)))
+
+
 def _row(genesis: Genesis, unit: CardUnit) -> str:
     cluster = genesis.cluster(unit.unit)
     words = ", ".join(filter(None, map(plain, cluster.words[:6]))) if cluster else "all clusters"
@@ -150,6 +189,10 @@ def _row(genesis: Genesis, unit: CardUnit) -> str:
     trainers = " then ".join(f"`{holder[:16]}…`" for holder in unit.holders)
     steps = f"{unit.step} of {genesis.target_steps(unit.unit)}"
     return f"| {unit.unit} | `{folder_of(unit.unit)}/` | {words} | {steps} | {loss} | {trainers} |"
+
+
+def _checkpoints(units: Sequence[CardUnit]) -> str:
+    return "\n".join(f"* {unit.unit}, step {unit.step}: `{unit.checkpoint}`" for unit in units)
 
 
 def _states(units: Sequence[CardUnit]) -> list[str]:
@@ -171,8 +214,7 @@ def _load(genesis: Genesis, repository: str, unit: CardUnit) -> str:
     return (
         f"Each folder is a diffusers model of bf16 weights, averaged over training (EMA {recipe.ema}); {opens}:\n\n"
         f"```python\nfrom {module} import {name}\n\n"
-        f'network = {name}.from_pretrained("{repository}", subfolder="{folder_of(unit.unit)}")\n```\n\n'
-        "The whole ensemble, which is what draws, comes with `paris-node fetch`, see below."
+        f'network = {name}.from_pretrained("{repository}", subfolder="{folder_of(unit.unit)}")\n```'
     )
 
 
@@ -182,6 +224,28 @@ def _verify(run: str, repository: str) -> str:
         "The run key pins everything, so a mirror can withhold but not forge:\n\n"
         f'```sh\npip install paris-node\nparis-node fetch "{key}" --to ensemble\nparis-node audit "{key}"\n'
         'paris-node generate ensemble "a red fox"\n```'
+    )
+
+
+def _draw(genesis: Genesis, repository: str) -> str:
+    what = "clips" if "frames" in genesis.model.expert else "images"
+    return (
+        "```python\nfrom huggingface_hub import snapshot_download\nfrom paris.models.pipeline import ParisPipeline\n\n"
+        f'pipeline = ParisPipeline.from_pretrained(snapshot_download("{repository}"))\n'
+        f'drawn = pipeline(["a red fox"], seed=1).{what}\n```\n\n'
+        "The class comes with `pip install paris-node`. The router decides at every step which experts draw."
+    )
+
+
+def _verify_whole(run: str, repository: str) -> str:
+    return (
+        f"```sh\npip install paris-node\nparis-node audit {repository}\n```\n\n"
+        "checks every signature, every digest and every parent of what lies here, and says who trained what. Compare "
+        f"the run it names with the one you were given: `paris://{run.removeprefix('sha256:')}`. Without anything of "
+        "ours: the [OMS](https://github.com/sigstore/model-transparency) signature of who put it here covers every "
+        "file:\n\n"
+        f"```sh\npip install model-signing\nhf download {repository} --local-dir ensemble\n"
+        "model_signing verify key ensemble --signature ensemble/model.sig --public_key ensemble/provenance/oms.pub\n```"
     )
 
 
@@ -205,7 +269,12 @@ _REGISTRY = """\
 The registry of the run **{name}**: an ensemble of {experts} diffusion experts and a router, each trained by strangers
 on its own cluster of the data. Here lie the signed genesis, the peers to join through and the names of the repositories
 that hold checkpoints."""
+_WHOLE = """\
+A whole ensemble of {experts} diffusion experts and a router, trained without a cluster in the run **{name}**. No
+gradient, parameter or activation was exchanged in training: each expert saw one cluster of the data, and the router
+mixes them at every step of drawing."""
+_CLAIMS = "The losses are what the trainers signed; `paris-node audit` says what of it was checked."
 _LINEAGE = """\
 Every checkpoint is named by a signed statement (in-toto, DSSE, Ed25519) in `provenance/`: who trained it, from which
-parent, on which shards by digest, with which code. `manifest.json` beside the weights lists the digest of every file
-and of its 4 MiB pieces, and the statement signs the manifest's."""
+parent, on which shards by digest, with which code. {manifest} lists the digest of every file and of its 4 MiB pieces,
+and the statement signs the manifest's."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import hashes
@@ -34,6 +34,9 @@ _BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """Of P-256 (FIPS 186-5)."""
 
+Seal = Callable[[Mapping[str, str]], tuple[str, bytes]]
+"""Makes `(path, content)` of a signature from the digests of all other files by path."""
+
 
 def signing_key(identity: Identity) -> ec.EllipticCurvePrivateKey:
     """The P-256 key that follows from a node's secret, by HKDF-SHA256 (RFC 5869)."""
@@ -50,6 +53,21 @@ def key_statement(identity: Identity) -> bytes:
     """An envelope by which a node says that the key is its own."""
     pem = public_pem(signing_key(identity)).decode()
     return envelope.sign(KIND, {"v": 1, "signer": identity.peer_id, "public_key": pem}, identity)
+
+
+def seal(repository: str, identity: Identity) -> tuple[dict[str, bytes], Seal]:
+    """What a node seals a repository with.
+
+    Args:
+        repository: `owner/name`.
+        identity: Of the node.
+
+    Returns:
+        The files that belong to the key, and what makes the signature.
+    """
+    key = signing_key(identity)
+    beside = {KEY_STATEMENT: key_statement(identity), PUBLIC_KEY: public_pem(key)}
+    return beside, lambda every: (SIGNATURE, model_signature(repository, every, key))
 
 
 def owner_of(statement: bytes, pem: bytes) -> str:

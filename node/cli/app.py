@@ -18,6 +18,7 @@ from paris.node.cli import (
     distill,
     doctor,
     fetch,
+    export,
     generate,
     hub,
     key,
@@ -44,6 +45,7 @@ app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("distill")(distill.distill)
 app.command("calibrate")(calibrate.calibrate)
+app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 app.command("audit")(audit.audit)
 for command in (credentials.delegate, credentials.rotate, credentials.accept):

@@ -74,33 +74,6 @@ def init(
         out.print(str(folder), markup=False)
 
 
-@app.command()
-def release(
-    source: Annotated[Path, typer.Argument(help="An ensemble: a folder that `fetch` made, or a release.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write it in the layout of the Paris release.")],
-    router: Annotated[
-        Path | None, typer.Option("--router", help="Folder of a router that sees no text, as the layout wants.")
-    ] = None,
-    half: Annotated[bool, typer.Option("--bf16", help="Write bf16 instead of fp32.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Write an ensemble in the layout of the Paris release, for programs that read that one."""
-    with errors_to_exit_codes(as_json=json):
-        import torch
-
-        from paris.models.networks import load_network
-        from paris.models.paris_layout import save_released
-        from paris.models.pipeline import ParisPipeline
-        from paris.models.router import Router
-
-        dtype = torch.bfloat16 if half else torch.float32
-        pipeline = ParisPipeline.from_pretrained(source, torch_dtype=dtype)
-        save_released(pipeline, folder, router=load_network(Router, router, dtype) if router else None)
-        emit({"folder": str(folder), "experts": len(pipeline.ensemble)}) if json else out.print(
-            str(folder), markup=False
-        )
-
-
 def catalogue(batch: int = 1) -> list[dict[str, Any]]:
     """Every preset, and every router that belongs to none, with what it needs for training on a batch."""
     from paris.models.presets import ROUTERS

@@ -195,7 +195,7 @@ async def _use(scene: Scene, key: RunKey, out: Path) -> tuple[dict[str, Any], di
         "fetching the ensemble by its run key", lambda: run_command("fetch", str(key), "--to", ensemble, *home, log=log)
     )
     drawn = await _told("drawing", lambda: run_command("generate", ensemble, *drawing, log=log))
-    audited = await _told("auditing", lambda: run_command("audit", str(key), *home, log=log, accepted=(0, 3)))
+    audited = await _told("auditing", lambda: run_command("audit", str(key), *home, log=log, accepted=(0, 3, 4)))
     return fetched, drawn, audited
 
 

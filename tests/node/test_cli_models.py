@@ -160,12 +160,12 @@ def test_a_release_is_written_and_drawn_from(tmp_path: Path, clip: Clip):
     ours.save_pretrained(tmp_path / "ours")
     index = tmp_path / "ours" / "text_encoder.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "name": str(tmp_path / "clip")}))
-    refused = invoke("models", "release", tmp_path / "ours", tmp_path / "release")
+    refused = invoke("export", tmp_path / "ours", "--to", tmp_path / "release")
     assert refused.exit_code == 1
     assert "has a Router with text_dim 0" in refused.stderr
     routers[1].save_pretrained(tmp_path / "blind")
     written = invoke(
-        "models", "release", tmp_path / "ours", tmp_path / "release", "--router", tmp_path / "blind", "--bf16", "--json"
+        "export", tmp_path / "ours", "--to", tmp_path / "release", "--router", tmp_path / "blind", "--bf16", "--json"
     )
     assert written.exit_code == 0, written.output
     assert json.loads(written.stdout) == {"folder": str(tmp_path / "release"), "experts": 2}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_support import LOOPBACK, last_json, paris_node
+from node_support import LOOPBACK, files_in, last_json, paris_node
 
 from paris.node.demo.processes import NodeProcess
 from paris.node.home import Home
@@ -182,6 +182,9 @@ class TestAStranger:
         fetched = paris_node("fetch", serving, "--to", tmp_path / "ensemble", *home, "--json")
         assert fetched.returncode == 0, fetched.stderr
         assert last_json(fetched)["complete"]
+        again = paris_node("fetch", serving, "--offline", "--to", tmp_path / "again", *home[:2], "--json")
+        assert again.returncode == 0, again.stderr
+        assert files_in(tmp_path / "again") == files_in(tmp_path / "ensemble")
         drawn = paris_node(
             "generate",
             tmp_path / "ensemble",
