@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
+from paris.models.conversion import Prediction
 from paris.models.ensemble import Ensemble
+from paris.models.files import write_json
 from paris.models.randomness import Stream
+from paris.models.routing import Routing
 from paris.models.text import TextBatch
 from paris.registry.shards import is_holdout
 
@@ -50,6 +55,14 @@ def pictures(isoflop):
         tuple(groups),
         STYLES * GROUPS,
     )
+
+
+@pytest.fixture
+def clips(pictures):
+    """The same as clips of eight frames."""
+    latents = Stream.of("test", "isoflop clips").normal(0, (len(pictures.latents_VCHW), 8, 8, 8, 8))
+    pixels = pictures.pixels_P3HW[:, :, None].expand(-1, -1, 8, -1, -1)
+    return replace(pictures, latents_VCHW=torch.from_numpy(latents).half(), pixels_P3HW=pixels)
 
 
 def test_no_group_is_trained_on_and_tested_on(isoflop, pictures):
@@ -127,15 +140,15 @@ def test_styles_are_clusters_and_no_other_number_of_them(isoflop, pictures):
 
 
 def test_mixing_answers_is_what_the_ensemble_does(isoflop, pictures):
-    data, measure, plan = (isoflop(name) for name in ("data", "measure", "plan"))
+    data, measure, media, plan = (isoflop(name) for name in ("data", "measure", "media", "plan"))
     torch.manual_seed(0)
     networks = [plan.SIZES["micro"].network() for _ in range(4)]
-    router = plan.router_of(4, blind=False)
+    router = plan.arm_of("micro-random4-b0-s0").router(blind=False)
     with torch.no_grad():
         for parameter in (p for network in (*networks, router) for p in network.parameters()):
             parameter.normal_(std=0.1)
-    questions = measure.Questions.of(pictures, data.TEST, torch.arange(2 * GROUPS) % 4)
-    answers = torch.stack([questions.answers(network) for network in networks])
+    questions = measure.Questions.of(media.PICTURES, pictures, data.TEST, torch.arange(2 * GROUPS) % 4)
+    answers = torch.stack([questions.answers(network, Prediction()) for network in networks])
     for routing in measure.ROUTINGS.values():
         ensemble = Ensemble(networks, router, routing)
         said = ensemble.velocity(questions.x_NCHW, questions.t_N, questions.batch.text, questions.batch.text, 1.0)
@@ -145,7 +158,7 @@ def test_mixing_answers_is_what_the_ensemble_does(isoflop, pictures):
 
 def test_questions_are_the_same_for_everybody_and_cover_every_noise_level(isoflop, pictures):
     data, measure = isoflop("data"), isoflop("measure")
-    one, two = (measure.Questions.of(pictures, data.TEST, None) for _ in range(2))
+    one, two = (measure.Questions.of(isoflop("media").PICTURES, pictures, data.TEST, None) for _ in range(2))
     assert torch.equal(one.x_NCHW, two.x_NCHW)
     assert set(one.level_N.tolist()) == set(range(measure.LEVELS))
     assert all(error == 0 for error in one.errors(one.truth_NCHW))
@@ -154,7 +167,7 @@ def test_questions_are_the_same_for_everybody_and_cover_every_noise_level(isoflo
 
 def test_an_answer_is_about_the_picture_and_time_it_was_asked(isoflop, pictures):
     data, measure = isoflop("data"), isoflop("measure")
-    questions = measure.Questions.of(pictures, data.VALIDATION, None)
+    questions = measure.Questions.of(isoflop("media").PICTURES, pictures, data.VALIDATION, None)
     clean = questions.batch.latents_BCHW
     t = questions.t_N[:, None, None, None]
     torch.testing.assert_close(questions.x_NCHW - t * questions.truth_NCHW, clean, atol=1e-5, rtol=1e-4)
@@ -207,32 +220,51 @@ def test_a_picture_that_shows_what_its_caption_says_finds_it(isoflop, pictures):
 
 
 @pytest.mark.slow
-def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was_cut(isoflop, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", ["micro", "microclips"])
+def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was_cut(isoflop, request, size, tmp_path, monkeypatch):
     data, measure, plan, report, train = (isoflop(name) for name in ("data", "measure", "plan", "report", "train"))
+    drawing, tables = isoflop("drawing"), isoflop("tables")
+    whole = plan.SIZES[size]
+    few = dict.fromkeys(whole.medium.asked, (20, 3))
+    monkeypatch.setitem(plan.SIZES, size, replace(whole, medium=replace(whole.medium, batch=10, asked=few)))
+    monkeypatch.setattr(drawing, "STEPS", 2)
     for module in (measure, plan, train):
         monkeypatch.setattr(module, "ROUTER_STEPS", 3)
-        monkeypatch.setattr(module, "BATCH", 10, raising=False)
-    labels = isoflop("clusterings").labels_of("random", 2, pictures)
-    single, experts = plan.arm_of("micro-s0"), plan.arm_of("micro-random2-b4-o20-s0")
+    samples = request.getfixturevalue(whole.medium.name)
+    labels = isoflop("clusterings").labels_of("random", 2, samples)
+    single, experts = plan.arm_of(f"{size}-s0"), plan.arm_of(f"{size}-random2-b4-o20-s0")
     with pytest.raises(plan.PlanError, match="run that first"):
-        train.train_arm(experts, pictures, labels, tmp_path, print)
-    train.train_arm(single, pictures, None, tmp_path, print)
+        train.train_arm(experts, samples, labels, tmp_path, print)
+    train.train_arm(single, samples, None, tmp_path, print)
     said: list[str] = []
-    train.train_arm(single, pictures, None, tmp_path, said.append)
+    train.train_arm(single, samples, None, tmp_path, said.append)
     assert said == []
-    train.train_arm(experts, pictures, labels, tmp_path, print)
-    train.train_routers("random2", 2, pictures, labels, tmp_path, print)
+    train.train_arm(experts, samples, labels, tmp_path, print)
+    train.train_routers(experts, samples, labels, tmp_path, print)
     results = {
-        single.name: measure.measure(single, pictures, None, tmp_path),
-        experts.name: measure.measure(experts, pictures, labels, tmp_path),
+        single.name: measure.measure(single, samples, None, tmp_path),
+        experts.name: measure.measure(experts, samples, labels, tmp_path),
     }
     rows = report.rows_of(results)
     assert {row.way for row in rows} >= {"top-1", "top-2", "full", "oracle", "router-free top-1", "full, blind"}
-    assert all(np.isfinite(list(row.experts.values())).all() for row in rows)
-    report.plot_curves(results, "micro", tmp_path / "curves.png")
+    assert [row.way for row in rows if not np.isfinite(list(row.experts.values())).all()] == []
+    report.plot_curves(results, size, tmp_path / "curves.png")
     report.plot_levels(rows, tmp_path / "levels.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert {*results[single.name]["curve"][0]["errors"]} == {*data.SPLITS}
+    assert "| expert 1 |" in tables.specialists(results, size)
+    write_json(results[experts.name], tmp_path / "results" / f"{experts.name}.json")
+    wanted = drawing.test_pictures(samples)[:2]
+    drawn = {
+        way: drawing.draw(
+            drawing.ensemble_of(experts, report.best_step(experts, way, results[experts.name]), way, tmp_path),
+            samples,
+            wanted,
+        )
+        for way in ("0 then 0", "1 then 1", "full")
+    }
+    assert all(pixels.shape == samples.pixels_P3HW[:2].shape for pixels in drawn.values())
+    assert not torch.equal(drawn["0 then 0"], drawn["1 then 1"])
 
 
 def test_a_misspelt_arm_on_the_command_line_is_a_usage_error(isoflop, monkeypatch, capsys, tmp_path):
@@ -243,10 +275,113 @@ def test_a_misspelt_arm_on_the_command_line_is_a_usage_error(isoflop, monkeypatc
     assert "There is no arm 'smal-s0'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arm", "why"), [("small-s0", "Run it first"), ("small-text4-b0-s0:all", "mixed by all")])
+@pytest.mark.parametrize(("arm", "why"), [("small-s0", "Run it first"), ("small-text4-b0-s0:all", "mixed by 'all'")])
 def test_what_was_not_run_or_cannot_be_mixed_is_not_drawn(isoflop, monkeypatch, capsys, tmp_path, arm, why):
     monkeypatch.setattr(sys, "argv", ["isoflop", "draw", arm, "--step", "500", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as refusal:
         isoflop("__main__").main()
     assert refusal.value.code == 2
     assert why in capsys.readouterr().err
+
+
+def test_clips_are_asked_about_data_and_told_its_error(isoflop, clips):
+    data, measure, media = isoflop("data"), isoflop("measure"), isoflop("media")
+    questions = measure.Questions.of(media.CLIPS, clips, data.TEST, None)
+    nothing = questions.answers(lambda x, *_: torch.zeros_like(x), Prediction(media.CLIPS.objective))
+    told = media.CLIPS.told(questions.errors(nothing))
+    energy = questions.batch.latents_BCHW.square().flatten(1).mean(1)
+    for level, error in enumerate(told):
+        assert error == pytest.approx(float(energy[questions.level_N == level].mean()), rel=1e-3)
+    assert media.PICTURES.told([3.0, 2.0]) == [3.0, 2.0]
+
+
+def test_a_switch_asks_one_expert_about_noise_and_the_other_about_the_rest(isoflop, clips):
+    data, measure, media, switching = (isoflop(name) for name in ("data", "measure", "media", "switching"))
+    arm = isoflop("plan").arm_of("microclips-random3-b0-s0")
+    questions = measure.Questions.of(media.CLIPS, clips, data.TEST, torch.arange(2 * GROUPS) % 3)
+    answers = torch.from_numpy(Stream.of("test", "answers").normal(0, (3, *questions.truth_NCHW.shape)))
+    weights = Routing("top-k", 1).weights(questions.logits(switching.switch_of("2 then 0", arm)))
+    noisy = questions.t_N >= 0.5
+    expected = torch.where(noisy[:, None, None, None, None], answers[2], answers[0])
+    torch.testing.assert_close(measure.mixed(answers, weights), expected)
+    assert switching.switched(questions.alone(answers), 2, 0) == questions.errors(expected)
+
+
+def test_only_pairs_of_an_arms_own_experts_are_switches(isoflop):
+    switching, arm = isoflop("switching"), isoflop("plan").arm_of("microclips-random3-b0-s0")
+    assert len(switching.pairs(3)) == 9
+    assert all(switching.switch_of(way, arm) for way in switching.pairs(3))
+    assert not any(switching.switch_of(way, arm) for way in ("0 then 3", "full", "0 then", ""))
+
+
+def test_what_an_expert_errs_alone_is_told_by_whose_cluster_it_is_asked_about(isoflop, clips):
+    data, measure, media = isoflop("data"), isoflop("measure"), isoflop("media")
+    labels = torch.arange(2 * GROUPS) % 2
+    questions = measure.Questions.of(media.CLIPS, clips, data.TEST, labels)
+    off = (questions.batch.labels_B == 1).float()[:, None, None, None, None]
+    (alone,) = questions.alone((questions.truth_NCHW + 2 * off)[None])
+    assert alone["own"] == [0.0] * measure.LEVELS
+    assert alone["others"] == pytest.approx([4.0] * measure.LEVELS, rel=1e-4)
+    assert all(0 < error < 4 for error in alone["all"])
+
+
+def test_frames_of_a_clip_are_spread_over_it_and_mirrored_each(isoflop, tmp_path):
+    data = isoflop("data")
+    folder, groups = tmp_path / "clips", ["0041", "0042"]
+    folder.mkdir()
+    for group in groups:
+        levels = np.zeros((8, 32, 32, 3), np.uint8)
+        levels[:, :, :16] = np.arange(8, dtype=np.uint8)[:, None, None, None] * 30
+        frames = [Image.fromarray(level) for level in levels]
+        frames[0].save(folder / f"{group}.webp", save_all=True, append_images=frames[1:], lossless=True)
+        (folder / f"{group}.json").write_text(json.dumps({"caption": f"letter {group}", "codepoint": group}))
+    clips = data.ingest(str(folder), 4, tmp_path / "clips.safetensors")
+    assert clips.pixels_P3HW.shape == (2, 3, 4, 32, 32)
+    assert clips.pixels_P3HW[0, 0, :, 0, 0].tolist() == [0, 60, 120, 180]
+    assert clips.latents_VCHW.shape[1:] == (8, 4, 8, 8)
+    mirrored = (clips.view_V == data.MIRRORED).nonzero().flatten()
+    assert len(mirrored) == int((clips.split_P == data.TRAIN).sum()) > 0
+    same = clips.picture_V == clips.picture_V[mirrored[0]]
+    plain = clips.latents_VCHW[same & (clips.view_V == data.PLAIN)][0]
+    seen = clips.latents_VCHW[mirrored[0]]
+    # Rows, columns and frames are where they were; only left and right are exchanged.
+    assert (seen.flip(-1) - plain).abs().mean() < 0.5 * (seen - plain).abs().mean()
+
+
+def test_features_of_clips_know_what_moves_and_not_which_way(isoflop):
+    over_time = isoflop("shown").over_time
+    seen = torch.from_numpy(Stream.of("test", "seen").normal(0, (5, 6, 4))).cumsum(1)
+    frozen = over_time(seen[:, :1].expand(-1, 6, -1))
+    assert over_time(seen).shape == (5, 12)
+    assert not frozen[:, 4:].any()
+    torch.testing.assert_close(over_time(seen.flip(1)), over_time(seen))
+    shuffled = over_time(seen[:, [0, 3, 1, 5, 2, 4]])
+    torch.testing.assert_close(shuffled[:, :4], over_time(seen)[:, :4])
+    assert (shuffled[:, 4:].mean(0) > over_time(seen)[:, 4:].mean(0)).all()
+
+
+def test_motion_is_the_mean_change_of_a_level_from_frame_to_frame(isoflop):
+    motion = isoflop("shown").motion
+    clips = torch.zeros(2, 3, 4, 8, 8, dtype=torch.uint8)
+    assert motion(clips) == 0
+    clips[0, :, 1::2] = 255
+    assert motion(clips) == pytest.approx(255 / 2)
+
+
+def test_drawings_are_told_by_medium_over_seeds_and_beside_the_real_ones(isoflop, tmp_path):
+    media, tables = isoflop("media"), isoflop("tables")
+    told = {"n": 7, "frechet": 2.0, "kernel": 1.0, "retrieval": 0.5}
+    for name, about in {
+        "clips-clean": {**told, "motion": 9.0},
+        "pictures-clean": told,
+        "clips-s0": {"arm": "clips-s0", "way": "", **told, "motion": 3.0},
+        "clips-s1": {"arm": "clips-s1", "way": "", **told, "frechet": 4.0, "motion": 3.0},
+        "nano-s0": {"arm": "nano-s0", "way": "", **told},
+    }.items():
+        write_json(about, tmp_path / f"{name}.json")
+    drawings = tables.drawings_in(tmp_path, media.CLIPS)
+    assert list(drawings) == ["clips-clean", "clips-s0", "clips-s1"]
+    lines = tables.drawn_table(drawings).splitlines()
+    assert lines[2] == "| `clips-clean` |  | 1 | 2.0000 | 1.0000 | 0.5000 | 9.0000 |"
+    assert lines[3].startswith("| `clips` |  | 2 | 3.0000 ± 1.4142 |")
+    assert list(tables.drawings_in(tmp_path, media.PICTURES)) == ["pictures-clean", "nano-s0"]

@@ -1,14 +1,15 @@
-"""The pictures of the study: latents of every view, captions as vectors, and who is trained on, chosen on, tested on.
+"""The pictures or clips of the study: latents of every view, captions as vectors, and who is trained on, chosen on,
+tested on.
 
 A split never cuts a group (all drawings of one emoji): test groups are those that the registry holds out, validation
 groups one in twenty of the others. Validation decides when a training is stopped, test is what results are told on.
-Letters: P pictures, V views of pictures (rows), N distinct captions, E text width.
+Letters: P pictures, V views of pictures (rows), N distinct captions, E text width. Wherever it says C H W, a clip has
+its frames too: C F H W.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
 from paris.models.cache import LatentCache
+from paris.models.decoding import spread_frames
 from paris.models.files import write_tensors
 from paris.models.latents import open_codec
 from paris.models.presets import PRESETS
 from paris.models.text import TextBatch, open_text_encoder
+from paris.models.videocodec import open_video_codec
 from paris.registry.shards import is_holdout
 from paris.registry.sources import open_source, read_samples
 
@@ -84,10 +87,10 @@ def split_of(group: str) -> int:
     return VALIDATION if int.from_bytes(digest[:4], "big") % VALIDATION_ONE_IN == 0 else TRAIN
 
 
-def ingest(where: str, out: Path) -> Pictures:
-    """Read and encode a source once; a second call opens what the first wrote."""
+def ingest(where: str, frames: int | None, out: Path) -> Pictures:
+    """Read and encode a source once, so many frames of each clip; a second call opens what the first wrote."""
     if not out.exists():
-        _encode(where, out)
+        _encode(where, frames, out)
     return open_pictures(out)
 
 
@@ -104,19 +107,19 @@ def open_pictures(path: Path) -> Pictures:
     )  # fmt: skip
 
 
-def _encode(where: str, out: Path) -> None:
+def _encode(where: str, frames: int | None, out: Path) -> None:
     samples = sorted(read_samples(open_source(where, split_key="codepoint")), key=lambda sample: sample.key)
-    codec, side_px = open_codec(PRESET.codec), PRESET.picture_px
+    codec = open_codec(PRESET.codec) if frames is None else open_video_codec(PRESET.codec)
     latents, picture, view = [], [], []
-    images = [_square(sample.picture, side_px) for sample in samples]
+    pixels = [_pixels(sample.picture, frames) for sample in samples]
     splits = [split_of(sample.group) for sample in samples]
-    todo = [(number, kind, seen) for number, image in enumerate(images) for kind, seen in _views(image, splits[number])]
-    for start in range(0, len(todo), ENCODE_BATCH):
-        part = todo[start : start + ENCODE_BATCH]
-        latents.append(codec.encode(torch.stack([_numbers(seen) for *_, seen in part])).half())
+    todo = [(number, kind, seen) for number, plain in enumerate(pixels) for kind, seen in _views(plain, splits[number])]
+    at_once = ENCODE_BATCH // (frames or 1)
+    for start in range(0, len(todo), at_once):
+        part = todo[start : start + at_once]
+        latents.append(codec.encode(torch.stack([seen.float() / 127.5 - 1 for *_, seen in part])).half())
         picture += [number for number, *_ in part]
         view += [kind for _, kind, _ in part]
-    pixels = [torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()) for image in images]
     captions = [sample.caption for sample in samples]
     distinct = ["", *sorted(set(captions) - {""})]
     row_of = {caption: row for row, caption in enumerate(distinct)}
@@ -142,17 +145,17 @@ def _encode(where: str, out: Path) -> None:
     write_tensors(tensors, out, note)
 
 
-def _square(picture: bytes, side_px: int) -> Image.Image:
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    return image if image.size == (side_px, side_px) else image.resize((side_px, side_px), Image.Resampling.BOX)
+def _pixels(data: bytes, frames: int | None) -> Tensor:
+    """Return a picture (3, H, W) or so many frames of a clip (3, F, H, W), uint8."""
+    size = (PRESET.picture_px, PRESET.picture_px)
+    images = spread_frames(data, frames or 1)
+    small = [image if image.size == size else image.resize(size, Image.Resampling.BOX) for image in images]
+    pixels_3FHW = torch.from_numpy(np.stack([np.asarray(image) for image in small]).transpose(3, 0, 1, 2).copy())
+    return pixels_3FHW[:, 0] if frames is None else pixels_3FHW
 
 
-def _views(image: Image.Image, split: int) -> Iterator[tuple[int, Image.Image]]:
+def _views(pixels: Tensor, split: int) -> Iterator[tuple[int, Tensor]]:
     """Yield what is seen of a picture: itself and, in training, its mirror image."""
-    yield PLAIN, image
+    yield PLAIN, pixels
     if split == TRAIN:
-        yield MIRRORED, ImageOps.mirror(image)
-
-
-def _numbers(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1)
+        yield MIRRORED, pixels.flip(-1)

@@ -2,13 +2,14 @@
 
 Each picture is asked about at fixed times with fixed noise, the same for every arm. The experts answer once; every way
 of mixing them is then a sum with the weights that `Routing` gives, as in `Ensemble.velocity`.
-Letters: N questions, K experts, L noise levels.
+Letters: N questions, K experts, L noise levels. Wherever it says C H W, a clip has its frames too: C F H W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,25 @@ import torch
 from torch import Tensor
 
 from benchmarks.isoflop.data import MIRRORED, PLAIN, SPLITS, TEST, TRAIN, VALIDATION, Pictures
-from benchmarks.isoflop.plan import BATCH, LATENTS, ROUTER_STEPS, SIZES, TEXT_DIM, Arm
+from benchmarks.isoflop.media import TEXT_DIM, Medium
+from benchmarks.isoflop.plan import ROUTER_STEPS, SIZES, Arm
 from benchmarks.isoflop.train import arm_folder, checkpoint, router_folder, steps_of
 from paris.models.cache import Batch
 from paris.models.calibration import ask, calibrate
 from paris.models.centroids import Centroids
 from paris.models.conditions import asked
-from paris.models.dit import DiT
+from paris.models.conversion import Prediction
+from paris.models.experts import load_expert
 from paris.models.flops import shape_of, training_flops
 from paris.models.flow import interpolate, velocity
+from paris.models.kinds import ROUTERS, kind_in
 from paris.models.networks import load_network
 from paris.models.objectives import squared_errors
 from paris.models.randomness import Stream
-from paris.models.router import Router
 from paris.models.routing import Routing, oracle
+from paris.models.text import TextBatch
 
 LEVELS = 10
-ASKED = {TRAIN: (600, 2), VALIDATION: (400, 3), TEST: (1000, 2)}
-"""Pictures of each split, at most, and questions about each, at different noise levels."""
-
 ASK_BATCH = 256
 SOFT = 3.0
 """Divides a calibrated router's logits once more: knowing the cluster is not knowing the better expert."""
@@ -52,7 +53,7 @@ ROUTINGS = {
     "average": Routing("full", temperature=EVENLY),
 }
 CALIBRATION_ANSWERS = 1500
-RECIPE = ("batch", "lr", "ema", "weight_decay", "text_dropout")
+RECIPE = ("objective", "batch", "lr", "ema", "weight_decay", "text_dropout")
 
 Errors = dict[str, list[float]]
 """By way of mixing, the mean squared error of the velocity at each noise level."""
@@ -69,9 +70,9 @@ class Questions:
     level_N: Tensor
 
     @classmethod
-    def of(cls, pictures: Pictures, split: int, labels_P: Tensor | None) -> Questions:
+    def of(cls, medium: Medium, pictures: Pictures, split: int, labels_P: Tensor | None) -> Questions:
         """Draw the questions of a split: always the same."""
-        count, repeats = ASKED[split]
+        count, repeats = medium.asked[split]
         order = Stream.of("isoflop", "questions", SPLITS[split]).at(0)
         every = pictures.rows(split, views=PLAIN).numpy()
         rows = torch.from_numpy(order.permutation(every)[:count]).repeat(repeats)
@@ -83,72 +84,95 @@ class Questions:
         return cls(batch, interpolate(batch.latents_BCHW, eps, t_N), t_N, velocity(batch.latents_BCHW, eps), level_N)
 
     @torch.no_grad()
-    def answers(self, network: Any) -> Tensor:
-        """Return an expert's velocities (N, C, H, W)."""
-        parts = [network(x, t, *asked(x, self.batch.text.select(rows))) for rows, x, t in self._parts()]
+    def answers(self, network: Any, prediction: Prediction) -> Tensor:
+        """Return an expert's velocities (N, C, H, W), whatever it predicts."""
+        parts = []
+        for rows, x, t in self._parts():
+            ask_it = partial(_asked, network, self.batch.text.select(rows))
+            parts.append(prediction.velocity(ask_it, x, t))
         return torch.cat(parts)
 
     @torch.no_grad()
-    def logits(self, router: Any) -> Tensor:
+    def logits(self, router: Callable[..., Tensor]) -> Tensor:
         """Return a router's logits (N, K)."""
         return torch.cat([router(x, t, self.batch.text.pooled_BE[rows]).float() for rows, x, t in self._parts()])
 
-    def errors(self, answer_NCHW: Tensor) -> list[float]:
-        """Return the mean squared error at each noise level."""
+    def errors(self, answer_NCHW: Tensor, wanted_N: Tensor | None = None) -> list[float]:
+        """Return the mean squared error at each noise level, over all questions or the wanted ones."""
         losses_N = squared_errors(answer_NCHW, self.truth_NCHW)
-        sums_L = torch.zeros(LEVELS).index_add(0, self.level_N, losses_N)
-        means_L = sums_L / torch.bincount(self.level_N, minlength=LEVELS)
-        return [round(float(mean), 6) for mean in means_L]
+        wanted_N = torch.ones_like(losses_N) if wanted_N is None else wanted_N.float()
+        sums_L = torch.zeros(LEVELS).index_add(0, self.level_N, losses_N * wanted_N)
+        counts_L = torch.zeros(LEVELS).index_add(0, self.level_N, wanted_N)
+        return [round(float(mean), 6) for mean in sums_L / counts_L]
+
+    def alone(self, answers_KNCHW: Tensor) -> list[Errors]:
+        """Return every expert's errors on its own cluster's pictures, on all the others', and on all."""
+        own_KN = [self.batch.labels_B == number for number in range(len(answers_KNCHW))]
+        return [
+            {"own": self.errors(answer, own), "others": self.errors(answer, ~own), "all": self.errors(answer)}
+            for answer, own in zip(answers_KNCHW, own_KN, strict=True)
+        ]
 
     def _parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for rows in torch.arange(len(self.t_N)).split(ASK_BATCH):
             yield rows, self.x_NCHW[rows], self.t_N[rows]
 
 
+def _asked(network: Any, text: TextBatch, x: Tensor, t_B: Tensor) -> Tensor:
+    answer: Tensor = network(x, t_B, *asked(x, text))
+    return answer
+
+
 def mixed(answers_KNCHW: Tensor, weights_NK: Tensor) -> Tensor:
     """Return the sum of the experts' answers by their weights."""
-    return torch.einsum("knchw,nk->nchw", answers_KNCHW, weights_NK)
+    return torch.einsum("kn...,nk->n...", answers_KNCHW, weights_NK)
 
 
 def measure(arm: Arm, pictures: Pictures, labels_P: Tensor | None, out: Path) -> dict[str, Any]:
     """Return everything that is told of an arm, as plain values."""
-    questions = {split: Questions.of(pictures, split, labels_P) for split in ASKED}
+    questions = {split: Questions.of(arm.medium, pictures, split, labels_P) for split in arm.medium.asked}
     weights, about = ({}, {}) if labels_P is None else _weights(arm, pictures, labels_P, questions, out)
-    flops = sample_flops(SIZES[arm.size].network())
+    recipe, network = arm.recipe(), SIZES[arm.size].network()
+    flops = sample_flops(network, arm.medium)
     curve = []
     for step in steps_of(arm):
-        folders = [checkpoint(unit, step) for unit in unit_folders(arm, out)]
-        networks = [load_network(DiT, folder) for folder in folders]
-        errors = {}
+        experts = [load_expert(checkpoint(unit, step), torch.float32) for unit in unit_folders(arm, out)]
+        errors, alone = {}, {}
         for split, asked_of in questions.items():
-            answers = torch.stack([asked_of.answers(network) for network in networks])
+            answers = torch.stack([asked_of.answers(expert, Prediction(recipe.objective)) for expert in experts])
             ways = weights[split] if weights else {"monolith": torch.ones(len(asked_of.t_N), 1)}
             errors[SPLITS[split]] = {way: asked_of.errors(mixed(answers, w)) for way, w in ways.items()}
-        curve.append({"step": arm.branch + step, "flops": flops * BATCH * (arm.branch + step), "errors": errors})
+            if weights:
+                alone[SPLITS[split]] = asked_of.alone(answers)
+        done = arm.branch + step
+        curve.append({"step": done, "flops": flops * arm.medium.batch * done, "errors": errors, "alone": alone})
     return {
         "arm": arm.name,
-        "parameters": sum(p.numel() for p in SIZES[arm.size].network().parameters()),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "flops_per_sample": flops,
-        "recipe": {
-            name: getattr(arm.recipe(), name) for name in ("batch", "lr", "ema", "weight_decay", "text_dropout")
-        },
+        "recipe": {name: getattr(recipe, name) for name in RECIPE},
         "routers": about,
         "curve": curve,
     }
 
 
-def sample_flops(network: Any) -> float:
+def sample_flops(network: Any, medium: Medium) -> float:
     """Return the FLOPs of forward and backward of one sample."""
-    x = torch.zeros(1, LATENTS["channels"], LATENTS["height"], LATENTS["height"])
-    pooled = torch.zeros(1, TEXT_DIM)
-    text = (pooled,) if isinstance(network, Router) else (pooled[:, None], torch.ones(1, 1, dtype=torch.bool))
-    return training_flops(type(network), network.config, shape_of((x, torch.zeros(1), *text)))
+    x, pooled = torch.zeros(1, *medium.shape), torch.zeros(1, TEXT_DIM)
+    text = TextBatch(pooled[:, None], torch.ones(1, 1, dtype=torch.bool), pooled)
+    seen = (pooled,) if type(network).__name__ in ROUTERS else asked(x, text)
+    return training_flops(type(network), network.config, shape_of((x, torch.zeros(1), *seen)))
 
 
 def unit_folders(arm: Arm, out: Path) -> list[Path]:
     """Return the folders of an arm's units, in the order of the clusters."""
     folder = arm_folder(out, arm.name)
     return [folder / "base"] if not arm.features else [folder / f"cluster-{number}" for number in range(arm.count)]
+
+
+def router_in(folder: Path) -> Any:
+    """Load a router, of pictures or of clips."""
+    return load_network(kind_in(folder, ROUTERS), folder)
 
 
 def _weights(
@@ -162,11 +186,11 @@ def _weights(
     about: dict[str, Any] = {}
     validation, test = (pictures.cache(pictures.rows(split), labels_P) for split in (VALIDATION, TEST))
     for sight in ("text", "blind"):
-        router = load_network(Router, router_folder(out, arm.clustering, blind=sight == "blind"))
+        router = router_in(router_folder(out, arm.clustering, blind=sight == "blind"))
         fitted = calibrate(ask(router, validation, CALIBRATION_ANSWERS))
-        flops = sample_flops(router)
+        flops = sample_flops(router, arm.medium)
         about[sight] = {
-            "flops": flops * BATCH * ROUTER_STEPS,
+            "flops": flops * arm.medium.batch * ROUTER_STEPS,
             "flops_per_sample": flops,
             "temperature": round(fitted.temperature, 4),
             "test_accuracy": round(calibrate(ask(router, test, CALIBRATION_ANSWERS)).accuracy, 4),
@@ -176,10 +200,21 @@ def _weights(
             for name, routing in ROUTINGS.items():
                 if routing.k <= arm.count and not (name == "average" and sight == "blind"):
                     found[split][name if sight == "text" else f"{name}, blind"] = routing.weights(logits_NK)
-    centroids = Centroids.measure(pictures.cache(pictures.rows(TRAIN, views=MIRRORED), labels_P), arm.count)
+    centroids = _centroids(pictures, labels_P, arm.count)
     for split, asked_of in questions.items():
         logits_NK = asked_of.logits(centroids)
         for k in (1, 2):
             found[split][f"router-free top-{k}"] = Routing("router-free", k).weights(logits_NK)
         found[split]["oracle"] = oracle(asked_of.batch.labels_B, arm.count)
     return found, about
+
+
+def _centroids(pictures: Pictures, labels_P: Tensor, count: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the data centres of the clusters, asked like a router; to them a clip's frames are further channels."""
+    cache = pictures.cache(pictures.rows(TRAIN, views=MIRRORED), labels_P)
+    centroids = Centroids.measure(replace(cache, latents_NCHW=_without_time(cache.latents_NCHW)), count)
+    return lambda x, t_B, pooled_BE: centroids(_without_time(x), t_B, pooled_BE)
+
+
+def _without_time(x: Tensor) -> Tensor:
+    return x if x.ndim == 4 else x.flatten(1, 2)

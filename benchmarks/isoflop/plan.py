@@ -3,25 +3,20 @@
 An arm is one model (`small-s0`: size, seed) or experts (`small-text4-b1000-o20-s0`: size, features and number of the
 clusters, the step of the one model that experts begin from (b0: from nothing), the share of an expert's samples that
 come from anywhere (left out: none), seed). Every arm of a size sees as many samples: experts share each step's batch
-(Decentralized Diffusion Models, arXiv 2501.05450, section 4), and what they begin from counts as theirs.
+(Decentralized Diffusion Models, arXiv 2501.05450, section 4), and what they begin from counts as theirs. A size is one
+of pictures or of clips.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from paris.models.dit import DiT
+from benchmarks.isoflop.media import CLIPS, PICTURES, TEXT_DIM, Medium
+from paris.models import kinds
 from paris.models.recipe import Recipe
-from paris.models.router import Router
-
-LATENTS = {"channels": 8, "height": 8, "patch": 2}
-TEXT_DIM = 384
-BATCH = 160
-"""Divided by 2, 4, 5 and 8 experts without rest."""
-
-LEARNING_RATE = 4e-3
-"""The best of 1e-3, 2e-3 and 4e-3 for one model, in a first trial of 500 steps."""
 
 FEATURES = ("text", "visual", "both", "style", "random")
 ROUTER_STEPS = 200
@@ -40,28 +35,30 @@ class Size:
     """One size of expert and monolith.
 
     Attributes:
-        width, depth, heads: of the DiT, with one modulation a block and the mean text token added to the time.
+        architecture: arguments of the expert, besides those that all of the medium have.
         steps: of the one model.
         every: steps between two checkpoints.
+        medium: what it is trained on.
     """
 
-    width: int
-    depth: int
-    heads: int
+    architecture: Mapping[str, int]
     steps: int
     every: int = 500
+    medium: Medium = PICTURES
 
-    def network(self) -> DiT:
-        """Return the untrained network."""
-        sizes = {"width": self.width, "depth": self.depth, "heads": self.heads}
-        return DiT(**LATENTS, **sizes, text_dim=TEXT_DIM, modulation="per-block", text="pooled")
+    def network(self) -> Any:
+        """Return the untrained network: of pictures with the mean text token added to the time."""
+        arguments = {**self.medium.latents, **self.architecture, **self.medium.wiring}
+        return kinds.expert_of(arguments)(**arguments)
 
 
 SIZES = {
-    "micro": Size(32, 1, 1, steps=12, every=4),
-    "nano": Size(32, 1, 1, steps=4000),
-    "small": Size(64, 2, 2, steps=2500),
-    "large": Size(96, 3, 3, steps=2500),
+    "micro": Size({"width": 32, "depth": 1, "heads": 1}, steps=12, every=4),
+    "nano": Size({"width": 32, "depth": 1, "heads": 1}, steps=4000),
+    "small": Size({"width": 64, "depth": 2, "heads": 2}, steps=2500),
+    "large": Size({"width": 96, "depth": 3, "heads": 3}, steps=2500),
+    "microclips": Size({"width": 32, "dual": 1, "single": 1, "heads": 1}, steps=12, every=4, medium=CLIPS),
+    "clips": Size({"width": 64, "dual": 1, "single": 2, "heads": 2}, steps=1000, every=100, medium=CLIPS),
 }
 
 
@@ -78,6 +75,11 @@ class Arm:
     overlap: float = 0.0
 
     @property
+    def medium(self) -> Medium:
+        """What is trained on."""
+        return SIZES[self.size].medium
+
+    @property
     def steps(self) -> int:
         """Steps of each expert, or of the one model.
 
@@ -89,7 +91,7 @@ class Arm:
     @property
     def batch(self) -> int:
         """Samples of one step of one unit."""
-        return BATCH // self.count
+        return self.medium.batch // self.count
 
     @property
     def base(self) -> str:
@@ -98,15 +100,15 @@ class Arm:
 
     @property
     def clustering(self) -> str:
-        """Name of the clusters, as in the arm's own."""
-        return f"{self.features}{self.count}"
+        """Name of the clusters, as in the arm's own; two media have none in common."""
+        return f"{'' if self.medium.frames is None else f'{self.medium.name}-'}{self.features}{self.count}"
 
     def recipe(self) -> Recipe:
         """Return how each unit is trained: alike in every arm but for the batch."""
         return Recipe(
             steps=self.steps,
             batch=self.batch,
-            lr=LEARNING_RATE,
+            lr=self.medium.lr,
             warmup_steps=100,
             ema=0.998,
             weight_decay=0.01,
@@ -114,6 +116,24 @@ class Arm:
             precision="fp32",
             schedule="constant",
             seed=self.seed,
+            objective=self.medium.objective,
+        )
+
+    def router(self, *, blind: bool) -> Any:
+        """Return an untrained router of the clusters, which a blind one tells apart without text."""
+        arguments = {**self.medium.latents, **ROUTER, "text_dim": 0 if blind else TEXT_DIM}
+        return kinds.router_of(arguments)(**arguments, clusters=self.count)
+
+    def router_recipe(self) -> Recipe:
+        """Return how a router is trained."""
+        return Recipe(
+            steps=ROUTER_STEPS,
+            batch=self.medium.batch,
+            lr=1e-3,
+            warmup_steps=30,
+            ema=0.98,
+            weight_decay=0.01,
+            precision="fp32",
         )
 
 
@@ -132,30 +152,12 @@ def arm_of(name: str) -> Arm:
     if found["features"] is None:
         return Arm(name, found["size"], int(found["seed"]))
     count, branch, size = int(found["count"]), int(found["branch"]), SIZES[found["size"]]
-    if found["features"] not in FEATURES or count < 2 or BATCH % count:
+    if found["features"] not in FEATURES or count < 2 or size.medium.batch % count:
         raise PlanError(
-            f"The clusters of {name!r} cannot be made: features are {', '.join(FEATURES)}, and a batch of {BATCH} has "
-            "to be divisible by their number."
+            f"The clusters of {name!r} cannot be made: features are {', '.join(FEATURES)}, and a batch of "
+            f"{size.medium.batch} has to be divisible by their number."
         )
     if branch % size.every or branch >= size.steps - size.every:
         raise PlanError(f"{name!r} begins at no checkpoint: these lie every {size.every} steps, the end excluded.")
     overlap = int(found["overlap"] or 0) / 100
     return Arm(name, found["size"], int(found["seed"]), found["features"], count, branch, overlap)
-
-
-def router_of(count: int, *, blind: bool) -> Router:
-    """Return an untrained router of so many clusters, which a blind one tells apart without text."""
-    return Router(**LATENTS, **ROUTER, clusters=count, text_dim=0 if blind else TEXT_DIM)
-
-
-def router_recipe() -> Recipe:
-    """Return how a router is trained."""
-    return Recipe(
-        steps=ROUTER_STEPS,
-        batch=BATCH,
-        lr=1e-3,
-        warmup_steps=30,
-        ema=0.98,
-        weight_decay=0.01,
-        precision="fp32",
-    )

@@ -1,7 +1,8 @@
 """Tables and plots of what was measured: experts beside the one model that was given at least as many FLOPs.
 
 Both arms are stopped alike: of the checkpoints within the budget the one of least validation error counts, and its test
-error is told. The one model's budget ends at its first checkpoint that cost as much as base, experts and router.
+error is told. The one model's budget ends at its first checkpoint that cost as much as base, experts and router. Errors
+are those that are trained on, see `Medium.told`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 
+from benchmarks.isoflop.media import Medium
 from benchmarks.isoflop.plan import Arm, arm_of
 
 MONOLITH = "monolith"
 ROUTERLESS = ("oracle", "average", "router-free")
 SHARP_AND_SOFT = ("top-1", "full, soft")
 PLOTTED = (*SHARP_AND_SOFT, "full, blind")
+ERROR = {"velocity": "velocity error", "ddpm-x0": "error of the predicted data"}
 COLUMNS = (
     "experts", "mixed", "seeds", "held out: experts", "one model", "difference", "trained on: experts", "one model",
     "difference", "FLOPs of experts / one model",
@@ -55,7 +58,7 @@ class Row:
     @property
     def family(self) -> str:
         """Name of the arm without its seed."""
-        return _family(self.arm.name)
+        return family_of(self.arm.name)
 
 
 def results_in(folder: Path) -> dict[str, Result]:
@@ -96,22 +99,24 @@ def _cells(family: str, way: str, rows: list[Row]) -> list[str]:
 
 
 def plot_curves(results: dict[str, Result], size: str, out: Path) -> None:
-    """Draw error over training FLOPs of one size's arms, on held-out and on training pictures."""
+    """Draw error over training FLOPs of one size's arms, on held-out and on training pictures or clips."""
     results = {name: result for name, result in results.items() if arm_of(name).size == size}
+    medium = arm_of(next(iter(results))).medium
     figure = Figure(figsize=(12, 4.6))
     axes = figure.subplots(1, 2)
-    families = sorted({_family(name) for name in results})
+    families = sorted({family_of(name) for name in results})
     colours = dict(zip(families, rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
-    for axis, split, title in zip(axes, ("test", "train"), ("held-out pictures", "training pictures"), strict=True):
+    for axis, split, title in zip(axes, ("test", "train"), ("held-out", "training"), strict=True):
         for name, result in results.items():
             arm = arm_of(name)
             if not arm.features:
-                axis.plot(*_curve(result, MONOLITH, split), "k-o", ms=3, label="one model")
+                axis.plot(*_curve(medium, result, MONOLITH, split), "k-o", ms=3, label="one model")
                 continue
             for way, style in zip(PLOTTED, ("-o", "--s", ":"), strict=True):
-                line = _curve(result, way, split)
-                axis.plot(*line, style, ms=3, color=colours[_family(name)], label=f"{_family(name)}: {way}")
-        axis.set(xlabel="training FLOPs, router included", ylabel="velocity error", title=title)
+                line = _curve(medium, result, way, split)
+                axis.plot(*line, style, ms=3, color=colours[family_of(name)], label=f"{family_of(name)}: {way}")
+        axis.set(xlabel="training FLOPs, router included", ylabel=ERROR[medium.objective])
+        axis.set(title=f"{title} {medium.name}")
         axis.grid(alpha=0.3)
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     axes[1].legend(handles.values(), handles.keys(), fontsize=7)
@@ -136,29 +141,39 @@ def plot_levels(rows: list[Row], out: Path) -> None:
     _save(figure, out)
 
 
-def _family(name: str) -> str:
+def family_of(name: str) -> str:
+    """Return an arm's name without its seed."""
     return name.rpartition("-s")[0]
 
 
 def _row(arm: Arm, way: str, result: Result, monolith: Result) -> Row:
-    best = _best(result["curve"], way)
+    medium = arm.medium
+    best = _best(medium, result["curve"], way)
     flops = result["curve"][-1]["flops"] + _router_flops(result, way)
     within = [point for point in monolith["curve"] if point["flops"] < flops]
-    single = _best(monolith["curve"][: len(within) + 1], MONOLITH)
-    ours, theirs = best["errors"]["test"][way], single["errors"]["test"][MONOLITH]
+    budget = monolith["curve"][: len(within) + 1]
+    single = _best(medium, budget, MONOLITH)
+    ours, theirs = (medium.told(point["errors"]["test"][who]) for point, who in ((best, way), (single, MONOLITH)))
     return Row(
         arm,
         way,
-        {split: mean(errors[way]) for split, errors in best["errors"].items()},
-        {split: mean(errors[MONOLITH]) for split, errors in single["errors"].items()},
+        {split: mean(medium.told(errors[way])) for split, errors in best["errors"].items()},
+        {split: mean(medium.told(errors[MONOLITH])) for split, errors in single["errors"].items()},
         flops,
-        monolith["curve"][: len(within) + 1][-1]["flops"],
+        budget[-1]["flops"],
         [a - b for a, b in zip(ours, theirs, strict=True)],
     )
 
 
-def _best(curve: list[Result], way: str) -> Result:
-    return min(curve, key=lambda point: mean(point["errors"]["validation"][way]))
+def best_step(arm: Arm, way: str, result: Result) -> int:
+    """Return the step of the units' checkpoint that validation chose; for pairs, the one it chose for the oracle."""
+    known = result["curve"][0]["errors"]["validation"]
+    way = way if way in known else "oracle" if arm.features else MONOLITH
+    return int(_best(arm.medium, result["curve"], way)["step"]) - arm.branch
+
+
+def _best(medium: Medium, curve: list[Result], way: str) -> Result:
+    return min(curve, key=lambda point: mean(medium.told(point["errors"]["validation"][way])))
 
 
 def _router_flops(result: Result, way: str) -> float:
@@ -167,9 +182,9 @@ def _router_flops(result: Result, way: str) -> float:
     return float(result["routers"]["blind" if way.endswith("blind") else "text"]["flops"])
 
 
-def _curve(result: Result, way: str, split: str) -> tuple[list[float], list[float]]:
+def _curve(medium: Medium, result: Result, way: str, split: str) -> tuple[list[float], list[float]]:
     flops = [point["flops"] + _router_flops(result, way) for point in result["curve"]]
-    return flops, [mean(point["errors"][split][way]) for point in result["curve"]]
+    return flops, [mean(medium.told(point["errors"][split][way])) for point in result["curve"]]
 
 
 def _save(figure: Figure, out: Path) -> None:

@@ -7,6 +7,7 @@ needs; routers lie in `OUT/routers/<clusters>-<text or blind>/`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.isoflop.data import MIRRORED, TRAIN, Pictures
-from benchmarks.isoflop.plan import ROUTER_STEPS, SIZES, Arm, PlanError, router_of, router_recipe
+from benchmarks.isoflop.plan import ROUTER_STEPS, SIZES, Arm, PlanError
 from paris.models.cache import LatentCache
 from paris.models.checkpoints import WEIGHTS
-from paris.models.objectives import Objective, RoutingObjective, VelocityObjective
+from paris.models.objectives import Objective, RoutingObjective, expert_objective
 from paris.models.randomness import Stream
 from paris.models.recipe import Recipe
 from paris.models.training import Trainer
@@ -60,7 +61,7 @@ def train_arm(arm: Arm, pictures: Pictures, labels_P: Tensor | None, out: Path, 
         torch.manual_seed(arm.seed)
         train_unit(
             SIZES[arm.size].network(),
-            VelocityObjective(),
+            expert_objective(asdict(arm.recipe())),
             cache,
             arm.recipe(),
             (arm.name, unit),
@@ -71,18 +72,18 @@ def train_arm(arm: Arm, pictures: Pictures, labels_P: Tensor | None, out: Path, 
         )
 
 
-def train_routers(clustering: str, count: int, pictures: Pictures, labels_P: Tensor, out: Path, say: Say) -> None:
+def train_routers(arm: Arm, pictures: Pictures, labels_P: Tensor, out: Path, say: Say) -> None:
     """Train the router that sees text and the one that does not, for the clusters of any number of arms."""
     cache = pictures.cache(pictures.rows(TRAIN, views=MIRRORED), labels_P)
     for blind in (False, True):
-        folder = router_folder(out, clustering, blind=blind)
+        folder = router_folder(out, arm.clustering, blind=blind)
         torch.manual_seed(0)
         train_unit(
-            router_of(count, blind=blind),
+            arm.router(blind=blind),
             RoutingObjective(),
             cache,
-            router_recipe(),
-            (clustering, "router", str(blind)),
+            arm.router_recipe(),
+            (arm.clustering, "router", str(blind)),
             folder.parent,
             [ROUTER_STEPS],
             say,
