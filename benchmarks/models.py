@@ -67,8 +67,8 @@ def run(*, quick: bool) -> list[Row]:
             rows += training(EVERY_PRESET["dit-b-2"], batch=1, repeats=5, peaks=True)
         return [
             *rows,
-            *sampling(small, pictures, repeats),
-            *sampling(clips, pictures, repeats),
+            *sampling(small, pictures, 3 * repeats),
+            *sampling(clips, pictures, 3 * repeats),
             drawing(small, pictures, repeats),
             first_image(small, folder, repeats),
             checkpoint(small, folder, repeats),
