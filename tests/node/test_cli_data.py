@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from paris.node.cli.app import app
 from paris.node.home import Home
-from paris.registry.preparation import alone_in
+from paris.registry import preparation
 
 sys.path.append(str(Path(__file__).parent.parent / "hub"))
 
@@ -98,17 +100,29 @@ def test_new_samples_are_assigned(run: dict, data: Path, home: Path, tmp_path: P
     assert clusters["red00"] == clusters["red29"] != clusters["blue00"]
 
 
-def test_a_second_assignment_of_the_same_data_at_once_is_refused_and_writes_nothing(
-    run: dict, data: Path, tmp_path: Path
+def test_a_second_assignment_of_the_same_data_at_once_is_refused_until_the_first_is_written(
+    run: dict, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("data", "assign", run["work"], data, "--home", tmp_path)
-    written = Path(answer(invoke(*words, "--json"))["file"])
-    first = written.read_bytes()
-    with alone_in(written.parent):
-        second = invoke(*words, "--json")
-    assert second.exit_code == 2
-    assert "another process is at work" in json.loads(second.stdout)["message"]
-    assert written.read_bytes() == first
+    seconds: list[Result] = []
+    first, words = preparation.assign, ("data", "assign", run["work"], data, "--home", tmp_path, "--json")
+
+    def assigned(*arguments: Any) -> tuple[Iterator[tuple[str, int]], Any]:
+        pairs, seen = first(*arguments)
+        monkeypatch.undo()
+
+        def slowly() -> Iterator[tuple[str, int]]:
+            yield next(pairs)
+            seconds.append(invoke(*words))
+            yield from pairs
+
+        return slowly(), seen
+
+    monkeypatch.setattr(preparation, "assign", assigned)
+    written = answer(invoke(*words))
+    assert written["clusters"] == {"0": 30, "1": 30}
+    assert len(Path(written["file"]).read_text().splitlines()) == 60
+    assert [second.exit_code for second in seconds] == [2]
+    assert "another process is at work" in seconds[0].output
 
 
 def test_a_runs_data_go_to_the_hub_once(run: dict, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,8 +139,8 @@ def long_name(kind: bytes) -> bytes:
 
 
 def negative_by_pax() -> bytes:
-    """An extended header that gives the member after it less than no bytes."""
-    said = b"14 size=-1024\n"
+    """An extended header that gives the member after it less than no bytes: behind it comes this header again."""
+    said = b"14 size=-1536\n"
     return header(tarfile.XHDTYPE, len(said)) + said.ljust(512, b"\0")
 
 
@@ -159,7 +159,7 @@ BOMBS = {
     "long link": long_name(tarfile.GNUTYPE_LONGLINK),
     "old sparse map": header(tarfile.GNUTYPE_SPARSE, 0),
     "new sparse map": endless_map(),
-    "negative size": header(tarfile.REGTYPE, -1024),
+    "negative size": header(tarfile.REGTYPE, -512),
     "negative size by extended header": negative_by_pax() + header(tarfile.REGTYPE, 0),
 }
 
