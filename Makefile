@@ -64,7 +64,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt Makefile | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt Makefile | system-packages $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,light,video,data,scale,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,light,web,video,data,scale,dev]'
 	@touch $@ $(VENV)/.demo
 
 clean:

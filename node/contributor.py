@@ -18,10 +18,11 @@ from paris.node.evaluator import Evaluator
 from paris.node.follower import Follower
 from paris.node.jobs import Means
 from paris.node.mirror import Mirror
+from paris.node.overview import peer_names
 from paris.node.peer import Peer
 from paris.node.publisher import Publisher, stand_behind_again
 from paris.node.session import Place, RefusedCheckpointError, Session, prepare_job
-from paris.node.survey import Survey, Surveyor, peer_names, steady_s
+from paris.node.survey import Survey, Surveyor, steady_s
 from paris.protocol.claims import Action, Complete, MakeClaim, Measure, Train, Wait, Withdraw, decide, fruitless, idle_s
 from paris.protocol.credentials import authority
 from paris.protocol.errors import NetworkError, ParisError, UnavailableError

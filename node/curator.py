@@ -22,10 +22,10 @@ from paris.node.contributor import PEER_LIFE_S
 from paris.node.follower import Follower, Promise, follow
 from paris.node.home import Home
 from paris.node.jobs import Means
+from paris.node.overview import peer_names
 from paris.node.peer import Peer, open_peer
 from paris.node.session import Place
 from paris.node.settings import Settings
-from paris.node.survey import peer_names
 from paris.protocol.charter import Charter
 from paris.protocol.errors import NetworkError, UsageError, VerificationError
 from paris.protocol.identity import Identity

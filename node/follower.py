@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paris.node.clock import now_s
+from paris.node.overview import in_words, peer_names
 from paris.node.peer import Peer
 from paris.node.session import Place
-from paris.node.survey import peer_names, steady_s
+from paris.node.survey import steady_s
 from paris.protocol import strict_json
-from paris.protocol.charter import Charter
 from paris.protocol.errors import EnvelopeError, NetworkError, ParisError, RecordError
 from paris.protocol.limits import LIMITS
 from paris.protocol.placement import keepers
@@ -21,7 +21,6 @@ from paris.registry.atomic import write_json
 from paris.registry.governance import Governance
 from paris.registry.proposals import renewed
 from paris.registry.resolve import load_genesis
-from paris.registry.selection import describe_head
 
 log = logging.getLogger(__name__)
 
@@ -155,18 +154,3 @@ async def follow(peer: Peer, run: str, hints: tuple[str, ...]) -> Governance:
     except NetworkError as error:
         log.warning("what the curators say could not be read anew: %s", error)
     return governance
-
-
-def in_words(charter: Charter, at_s: float) -> str:
-    """What is in force, for people: who may contribute, what the curators promoted, until when."""
-    admission, head = charter.admission, charter.head
-    said = f"{len(admission.keys)} keys may contribute"
-    if admission.policy == "open":
-        said = "everybody may contribute" + (f" but {len(admission.former)}" if admission.former else "")
-    if charter.genesis.version > 1:
-        said = f"genesis version {charter.genesis.version}; {said}"
-    if head is None:
-        return f"{said}; the curators have promoted nothing"
-    promoted = f"{len(charter.ensemble.units)} units promoted" if charter.ensemble else "no ensemble promoted"
-    ended = "" if charter.live(at_s) else " (EXPIRED: new fetches by it are refused; what was verified stays so)"
-    return f"{said}; {promoted}; {describe_head(charter)}{ended}"

@@ -1,23 +1,19 @@
-"""What one node sees of a run at one moment: verified lineages, live claims, peers; and the same as rows for people."""
+"""What one contributor sees of a run at one moment: verified lineages, live claims, peers, and what counts here."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from paris.node.announcer import Announcer
 from paris.node.clock import now_s
 from paris.node.evaluator import Evaluator
+from paris.node.overview import claims_of, peer_names
 from paris.node.session import Place
-from paris.protocol.charter import Charter
-from paris.protocol.claims import Pending, UnitView, View, live, winner
+from paris.protocol.claims import Pending, UnitView, View, live
 from paris.protocol.placement import watched
 from paris.protocol.records import Checkpoint, Claim
-from paris.protocol.records import Peer as PeerRecord
-from paris.registry.library import Library
 from paris.registry.resolve import ResolvedRun, ResolvedUnit, resolve
 
 AVOID_S = 120
@@ -58,27 +54,6 @@ class Survey:
     def claimed_complete(self) -> bool:
         """Whether every unit looked at is trained to its end, as measured or claimed."""
         return all(unit.newest.complete for unit in self.units.values())
-
-
-async def look(
-    library: Library, run: str, charter: Charter
-) -> tuple[ResolvedRun, dict[str, tuple[Claim, ...]], dict[str, str]]:
-    """Read every record of a run and verify what it points to: lineages, claims, peers' names. Measures nothing."""
-    names = await peer_names(library, run)
-    resolved = await resolve(library, run, tuple(names), charter=charter)
-    return resolved, await claims_of(library, run, charter.genesis.units()), names
-
-
-async def peer_names(library: Library, run: str) -> dict[str, str]:
-    """What the peers that announced themselves for a run call themselves, by peer id."""
-    announced = [r for r in await library.records("peer", run) if isinstance(r, PeerRecord)]
-    return {r.signer: r.agent.partition(" ")[2] for r in announced}
-
-
-async def claims_of(library: Library, run: str, units: Sequence[str]) -> dict[str, tuple[Claim, ...]]:
-    """Every valid claim by unit."""
-    found = await asyncio.gather(*(library.records("claim", run, unit) for unit in units))
-    return {unit: tuple(r for r in records if isinstance(r, Claim)) for unit, records in zip(units, found, strict=True)}
 
 
 class Surveyor:
@@ -165,33 +140,3 @@ class Surveyor:
         genesis = self._place.genesis
         waits = genesis.start.kind == "base" and genesis.cluster(unit.unit) is not None
         return waits and not resolved.units["base"].complete
-
-
-def rows(resolved: ResolvedRun, claims: dict[str, tuple[Claim, ...]], names: dict[str, str]) -> list[dict[str, Any]]:
-    """One row a unit, for tables and JSON: who holds it, how far it is, how good, how long the lease still runs."""
-    table = []
-    for name, unit in resolved.units.items():
-        held = live(claims.get(name, ()), now_s())
-        trainers = frozenset(unit.holders[-1:])
-        view = UnitView(
-            name, unit.target_steps, unit.step, unit.checkpoint, held, trainers, blocked=False, since_s=now_s()
-        )
-        claim = None if unit.complete else winner(view, resolved.run)
-        cluster = resolved.genesis.cluster(name)
-        table.append(
-            {
-                "unit": name,
-                "words": list(cluster.words[:4]) if cluster else [],
-                "holder": claim.signer if claim else None,
-                "holder_name": names.get(claim.signer, "") if claim else "",
-                "step": min(unit.target_steps, max(unit.step, claim.step if claim else 0)),
-                "published_step": unit.step,
-                "target": unit.target_steps,
-                "holdout_loss_micro": unit.lineage[-1].holdout_loss_micro if unit.lineage else None,
-                "evaluated": unit.evaluated,
-                "lease_s": max(0, claim.exp - now_s()) if claim else None,
-                "trained_by": list(unit.holders),
-                "copies": len(unit.providers),
-            }
-        )
-    return table

@@ -13,12 +13,13 @@ from paris.node.cli import (
     audit,
     calibrate,
     credentials,
+    dashboard,
     data,
     demo,
     distill,
     doctor,
-    fetch,
     export,
+    fetch,
     generate,
     hub,
     key,
@@ -41,11 +42,12 @@ app.command("demo")(demo.demo)
 app.add_typer(run.app, name="run")
 app.command("start")(start.start)
 app.command("status")(status.status)
+app.command("dashboard")(dashboard.dashboard)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
+app.command("export")(export.export)
 app.command("distill")(distill.distill)
 app.command("calibrate")(calibrate.calibrate)
-app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 app.command("audit")(audit.audit)
 for command in (credentials.delegate, credentials.rotate, credentials.accept):

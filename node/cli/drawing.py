@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,8 +183,11 @@ def draw(
     image: Image.Image | None = None,
     *,
     quiet: bool,
+    told: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw one picture or clip a prompt into a file, and the trace where asked; return who drew what.
+
+    `told`, where given, hears of every evaluation by its number, counted from 0.
 
     Raises:
         UsageError: the options ask for what this ensemble does not have.
@@ -195,7 +199,7 @@ def draw(
     pipeline.set_progress_bar_config(disable=quiet or not err.is_terminal, leave=False)
     file = drawing.settle(file, clips=pipeline.makes_clips)
     routing = drawing.choice.routing(len(pipeline.ensemble), pipeline.top_k)
-    output = _called(pipeline, prompts, drawing, routing, image)
+    output = _called(pipeline, prompts, drawing, routing, image, told)
     written = _save(output, prompts, file, drawing)
     if drawing.trace is not None:
         if drawing.trace.suffix.lower() == ".json":
@@ -228,7 +232,12 @@ def _save(output: ParisOutput, prompts: list[str], file: Path, drawing: Drawing)
 
 
 def _called(
-    pipeline: ParisPipeline, prompts: list[str], drawing: Drawing, routing: Routing, image: Image.Image | None
+    pipeline: ParisPipeline,
+    prompts: list[str],
+    drawing: Drawing,
+    routing: Routing,
+    image: Image.Image | None,
+    told: Callable[[int], None] | None,
 ) -> Any:
     from paris.models.experts import MemoryCapError
     from paris.models.pipeline import PipelineError
@@ -251,6 +260,7 @@ def _called(
             image=image,
             strength=drawing.strength or USUAL_STRENGTH,
             frames=drawing.frames,
+            callback_on_step_end=None if told is None else lambda _pipe, number, _time, _latents: told(number),
         )
     except (MemoryCapError, PipelineError, RoutingError, SchedulerError) as error:
         raise UsageError(str(error)) from error

@@ -74,6 +74,7 @@ def start(
 
 async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bool, leave: bool) -> None:
     """Open a peer and contribute until complete or told to stop."""
+    from paris.node.activity import Activity, activity_file
     from paris.node.company import Company
     from paris.node.contributor import Contributor
     from paris.node.follower import follow
@@ -90,9 +91,11 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
                 err.print(await require_alone(hub, peer.tried.error()), markup=False)
             governance = await follow(peer, key.run, (*key.peers, *settings.peers))
             genesis = governance.charter.genesis
+            activity = Activity(activity_file(peer.home, key.run), key.run)
 
             def told(event: str, **fields: Any) -> None:
                 report(event, **fields)
+                activity.hear(event, **fields)
                 on_hub.hear(event, **fields)
                 if event == "hub":
                     contributor.announce_soon()
@@ -102,14 +105,14 @@ async def contribute(key: RunKey, settings: Settings, report: Any, *, trains: bo
                 await contributor.introduce()
                 addresses = tuple(peer.swarm.addrs)
                 shared = str(key.with_peers(addresses))
-                report("ready", run=shared, peer_id=peer.peer_id, addrs=addresses, name=genesis.name)
+                told("ready", run=shared, peer_id=peer.peer_id, addrs=addresses, name=genesis.name)
                 _on_signals(contributor.stop)
                 company = Company(peer, key.run, contributor.announce_again, report, random.Random(peer.peer_id))
                 await company.during(contributor.run(leave_when_complete=leave))
                 _on_signals(on_hub.hurry)
                 if waiting := await on_hub.leave():
                     report("hub-left", waiting=waiting)
-            report("left")
+            told("left")
 
 
 def _on_signals(act: Callable[[], None]) -> None:

@@ -13,7 +13,6 @@ from paris.node.cli.hub import show
 from paris.node.cli.options import HomeOption, JsonOption, ListenOption, PeerOption, RunKeyArgument
 from paris.node.console import emit, err, errors_to_exit_codes, out, plain, printable, short
 from paris.node.settings import Settings
-from paris.protocol.errors import UnavailableError
 from paris.registry.runkey import RunKey
 
 
@@ -32,8 +31,10 @@ def status(
     with errors_to_exit_codes(as_json=json):
         key = RunKey.parse(run)
         found = asyncio.run(_survey(key, Settings.load(home=home, peers=peer, listen=listen), peers_file))
+        for trouble in found["troubles"]:
+            err.print(printable(trouble), markup=False)
         if json:
-            emit({"run": str(key), **found})
+            emit(found)
         else:
             out.print(units_table(found["name"], found["units"]))
             out.print(f"\n{found['curators']}", markup=False)
@@ -42,38 +43,15 @@ def status(
 
 
 async def _survey(key: RunKey, settings: Settings, peers_file: Path | None) -> dict[str, Any]:
-    from paris.node.clock import now_s
-    from paris.node.follower import in_words
     from paris.node.hubpeers import peers_file as written
-    from paris.node.hubqueue import HubQueue, queue_folder
+    from paris.node.overview import overview
     from paris.node.peer import open_peer
-    from paris.node.survey import look, peer_names, rows
     from paris.registry.atomic import write_bytes
-    from paris.registry.governance import Governance
-    from paris.registry.resolve import load_genesis
-    from paris.registry.selection import head_of
 
     async with open_peer(settings, key, serve=False) as peer:
         if peers_file:
             write_bytes(peers_file, written(await peer.swarm.envelopes("peer", key.run)))
-        genesis = await load_genesis(peer.library, key.run, hints=(*key.peers, *settings.peers))
-        governance = await Governance.recall(peer.library, key.run, genesis, peer.home.charter(key.run))
-        try:
-            await governance.refresh(now_s(), tuple(await peer_names(peer.library, key.run)))
-        except UnavailableError as error:
-            err.print(f"what the curators say now could not be fetched: {printable(str(error))}", markup=False)
-        charter = governance.charter
-        resolved, claims, names = await look(peer.library, key.run, charter)
-        return {
-            "name": genesis.name,
-            "curators": in_words(charter, now_s()),
-            "head": head_of(charter),
-            "troubles": governance.troubles,
-            "peers": names,
-            "complete": resolved.complete,
-            "units": rows(resolved, claims, names),
-            "hub": HubQueue(queue_folder(settings.home, key.run)).as_json(),
-        }
+        return await overview(peer.library, key, peer.home, (*key.peers, *settings.peers))
 
 
 def units_table(title: str, units: list[dict[str, Any]]) -> Table:

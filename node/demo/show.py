@@ -18,9 +18,9 @@ from paris.node.console import err
 from paris.node.demo.budget import longest_s, plan_for
 from paris.node.demo.processes import NodeProcess, run_command
 from paris.node.demo.scenes import Scene
+from paris.node.overview import look, rows
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
-from paris.node.survey import look, rows
 from paris.protocol.charter import Charter
 from paris.protocol.errors import ParisError, UsageError
 from paris.registry.atomic import remove_tree, write_json

@@ -19,9 +19,9 @@ from node_support import LOOPBACK, files_in, last_json, paris_node
 
 from paris.node.demo.processes import NodeProcess
 from paris.node.home import Home
+from paris.node.overview import look, rows
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
-from paris.node.survey import look, rows
 from paris.protocol import strict_json
 from paris.protocol.charter import Charter
 from paris.protocol.envelope import sign

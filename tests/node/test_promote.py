@@ -18,8 +18,9 @@ from paris.node.cli.app import app
 from paris.node.clock import now_s
 from paris.node.curator import lasting_s, read_proposal, write_proposal
 from paris.node.doctor import curators_finding
-from paris.node.follower import Promise, in_words
+from paris.node.follower import Promise
 from paris.node.home import Home
+from paris.node.overview import in_words
 from paris.node.peer import open_peer
 from paris.node.settings import Settings
 from paris.protocol import envelope
