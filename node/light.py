@@ -247,7 +247,7 @@ async def open_library(
         settings: Home, extra peers, limits.
         key: The run, with the addresses that came with it.
         light: Take the light one; it is taken anyway where hivemind is not installed.
-        offline: Ask nobody, open no socket: what lies in the home must do.
+        offline: Ask nobody, connect to nothing: what lies in the home must do.
 
     Raises:
         BootstrapError: nobody answers, and the Hub has nothing of the run.

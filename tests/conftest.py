@@ -6,11 +6,15 @@ Examples do not depend on the machine, however busy it is: what fails once fails
 from __future__ import annotations
 
 import gc
+import sys
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+
+sys.path.append(str(Path(__file__).parent))  # support that several rooms share
 
 gc.disable()  # thousands of tests and their libraries are no garbage: looking through them is a third of collecting
 

@@ -44,7 +44,7 @@ ExpertsOption = Annotated[
     str | None, typer.Option("--experts", metavar="LIST", help="Only these units, such as 0,2,router.")
 ]
 OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Ask nobody and open no socket: what this home has kept must do.")
+    bool, typer.Option("--offline", help="Ask nobody, connect to nothing: what this home has kept must do.")
 ]
 
 

@@ -74,6 +74,11 @@ def last_json(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Contents by path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 class Contributor(NodeProcess):
     """A node that says when something happens."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from hub_run import ANNS, CURATORS, filled, publish_all, writer
 from hub_testing import environment, point_client_at
 from loopback_hub import LoopbackHub
 from network_simulator import NetworkSimulator
-from node_support import COMMAND, LOOPBACK
+from node_support import COMMAND, LOOPBACK, files_in
+from typer.testing import CliRunner
 
 from paris.models.filenames import WEIGHTS
+from paris.node.cli.app import app
 from paris.protocol.digests import sha256_of
 from paris.registry.hubregistry import registry_change
 from paris.registry.runkey import RunKey
@@ -70,3 +73,49 @@ def test_with_every_peer_dead_the_hub_gives_the_whole_run(
     assert said["complete"]
     assert weights(tmp_path / "ensemble") == right
     assert "alone is asked" in told
+
+
+NO_SOCKETS = """
+import os, runpy, socket, sys, urllib3  # which tries at its import whether this machine has IPv6
+
+def refuse(event, arguments):
+    local = event == "socket.__new__" and arguments[1] == socket.AF_UNIX  # the pair that asyncio wakes itself with
+    daemon = event == "subprocess.Popen" and "p2pd" in str(arguments)
+    if daemon or (event.startswith("socket.") and event != "socket.gethostname" and not local):
+        os.write(2, f"{event} {arguments}".encode())
+        os._exit(77)
+
+sys.addaudithook(refuse)
+runpy.run_module("paris.node", run_name="__main__")
+"""
+
+
+def without_sockets(*arguments: object) -> tuple[int, Any, str]:
+    """A command in a process that dies of the first socket it opens, and if it starts a daemon that could."""
+    command = [sys.executable, "-c", NO_SOCKETS, *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    said = json.loads(done.stdout.strip().splitlines()[-1]) if done.stdout.strip() else None
+    return done.returncode, said, done.stderr
+
+
+@pytest.mark.slow
+def test_what_was_fetched_is_laid_out_audited_and_drawn_with_without_a_socket(
+    hub: LoopbackHub, network: NetworkSimulator, right: set[str], tmp_path: Path
+) -> None:
+    key = RunKey(network.run, hub=CURATORS)
+    code, said, told = fetch(hub, key, tmp_path / "ensemble")
+    assert code == 0, told
+    home = ("--offline", "--home", tmp_path / "home")
+    code, again, told = without_sockets("fetch", key, "--to", tmp_path / "again", *home)
+    assert code == 0, told
+    assert files_in(tmp_path / "again") == files_in(tmp_path / "ensemble")
+    assert (again["units"], again["fetched_bytes"]) == (said["units"], 0)
+    code, report, told = without_sockets("audit", key, *home)
+    assert (code, report["audit"]) == (0, "ok"), told
+    code, _, told = without_sockets("generate", key, "a fox", "--steps", 1, "--out", tmp_path / "fox.png", *home)
+    assert code == 0, told
+    lost = network.entry(network.train()["router"][-1], WEIGHTS)
+    assert Store(tmp_path / "home" / "store").remove(lost.sha256)
+    result = CliRunner().invoke(app, ["audit", str(key), *map(str, home), "--json"])
+    said = json.loads(result.stdout)["audit"]
+    assert (result.exit_code, WEIGHTS in said, "once without --offline" in said) == (4, True, True), said

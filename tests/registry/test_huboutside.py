@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoModel, FlowMatchEulerDiscreteScheduler
+from diffusers_alone import velocity_by_diffusers_alone
 from hub_run import ANNS, filled, publish, writer
 from hub_testing import environment, point_client_at
 from huggingface_hub import snapshot_download
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, BEN, PRESET, NetworkSimulator, exported
-from safetensors.torch import load_file, save_file
 
 from paris.models.experts import load_expert
 from paris.models.filenames import WEIGHTS
@@ -61,20 +61,6 @@ def test_diffusers_opens_what_lies_there(hub: LoopbackHub, published: str, tmp_p
     assert network(x, text, timestep=torch.ones(1)).sample.shape == x.shape
 
 
-ALONE = """
-import sys
-import torch
-from diffusers import PixArtTransformer2DModel
-from safetensors.torch import load_file, save_file
-network = PixArtTransformer2DModel.from_pretrained(sys.argv[1], subfolder="expert_0")
-asked = load_file(sys.argv[2])
-with torch.no_grad():
-    v = network(asked["x"], asked["text"], timestep=999 * asked["t"], encoder_attention_mask=asked["mask"]).sample
-assert not [name for name in sys.modules if name.split(".")[0] == "paris"]
-save_file({"v": v}, sys.argv[3])
-"""
-
-
 @pytest.mark.slow
 def test_a_repository_opens_by_its_name_with_diffusers_alone(
     hub: LoopbackHub, network: NetworkSimulator, store: Store, tmp_path: Path
@@ -87,16 +73,15 @@ def test_a_repository_opens_by_its_name_with_diffusers_alone(
 
     x, text = torch.randn(3, 3, 32, 40), torch.randn(3, 5, PRESET.expert["text_dim"])
     t, mask = torch.tensor([0.0, 0.3, 1.0]), torch.arange(5) < torch.tensor([[1], [3], [5]])
-    save_file({"x": x, "t": t, "text": text, "mask": mask}, tmp_path / "asked.safetensors")
-    command = [sys.executable, "-c", ALONE, ANNS, tmp_path / "asked.safetensors", tmp_path / "answered.safetensors"]
+    named = {"x": x, "t": t, "text": text, "mask": mask}
     alone = {**environment(hub.endpoint), "HF_HOME": str(tmp_path / "home")}
-    subprocess.run(command, check=True, env=alone, timeout=300)
+    found = velocity_by_diffusers_alone(ANNS, named, tmp_path, subfolder="expert_0", env=alone)
     for name, data in files.items():
         write_bytes(data, tmp_path / "ours" / name)
     with torch.no_grad():
         expected = load_expert(tmp_path / "ours", torch.float32)(x, t, text, mask)
     assert expected.std() > 0.01
-    torch.testing.assert_close(load_file(tmp_path / "answered.safetensors")["v"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def verify(folder: Path) -> subprocess.CompletedProcess[str]:
