@@ -2,7 +2,7 @@
 
 import { count, h, svg } from "./dom.js";
 
-const WIDTH = 640, HEIGHT = 190, LEFT = 52, RIGHT = 12, TOP = 12, BOTTOM = 26;
+const WIDEST = 720, HEIGHT = 200, LEFT = 48, RIGHT = 12, TOP = 12, BOTTOM = 26;
 
 /** A scale from values to pixels; one value alone lies in the middle. */
 function scale(values, from, to) {
@@ -17,8 +17,10 @@ const path = (points, x, y) => points.map(([step, value], i) => `${i ? "L" : "M"
  * Loss over steps.
  * @param lines [{label, points: [[step, loss]], kind}]: drawn as a line
  * @param marks [{label, points: [[step, loss]], kind}]: drawn as single marks
+ * @param widest pixels; a narrow window makes it narrower, and its words stay as large as the page's
  */
-export function lossChart(title, lines, marks = []) {
+export function lossChart(title, lines, marks = [], widest = WIDEST) {
+  const WIDTH = Math.max(260, Math.min(widest, innerWidth - 70));
   const all = [...lines, ...marks].flatMap((series) => series.points);
   if (!all.length) return null;
   const x = scale(all.map(([step]) => step), LEFT, WIDTH - RIGHT);
@@ -37,9 +39,10 @@ export function lossChart(title, lines, marks = []) {
   ];
   const words = [...lines, ...marks].filter(({ points }) => points.length).map(({ label, points }) =>
     `${label}: ${points.length} points, ${points.at(-1)[1].toFixed(4)} at step ${count(points.at(-1)[0])}`);
-  const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}. ${words.join("; ")}` }, parts);
-  const legend = [...lines, ...marks].filter(({ points }) => points.length).map(({ label, kind }) => h("li", { class: kind }, label));
-  return h("figure", { class: "chart" }, h("figcaption", {}, title, h("ul", { class: "legend" }, legend)), drawing);
+  const drawing = svg("svg", { width: WIDTH, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}. ${words.join("; ")}` }, parts);
+  const drawn = [...lines, ...marks].filter(({ points }) => points.length);
+  const legend = drawn.length > 1 && drawn.map(({ label, kind }) => h("li", { class: kind }, label));
+  return h("figure", { class: "chart" }, h("figcaption", {}, title, legend && h("ul", { class: "legend" }, legend)), drawing);
 }
 
 /** The shape of a curve beside a number that says the same. */

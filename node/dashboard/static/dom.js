@@ -65,11 +65,10 @@ const distance = (seconds) => {
   return passed < 3 ? "just now" : `${duration(passed)} ago`;
 };
 
-/** A length of time in its largest unit, two where it is short of three. */
+/** A length of time in the largest unit that it holds more than one of. */
 export function duration(seconds) {
-  for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]]) {
-    if (seconds >= 3 * size) return `${Math.round(seconds / size)} ${unit}`;
-    if (seconds >= size) return `${(seconds / size).toFixed(1)} ${unit}`;
+  for (const [unit, size] of [["days", 86400], ["h", 3600], ["min", 60]]) {
+    if (seconds >= 1.5 * size) return `${Math.round(seconds / size)} ${unit}`;
   }
   return `${Math.max(0, Math.round(seconds))} s`;
 }

@@ -45,7 +45,7 @@ function figures(note) {
   if (published) facts.push(["published", published]);
   return [
     facts.length > 0 && h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    note.curve.length > 1 && lossChart("Training loss", [{ label: note.unit ?? "this node", kind: "claimed", points: note.curve }]),
+    note.curve.length > 1 && lossChart("Training loss", [{ label: note.unit ?? "this node", kind: "claimed", points: note.curve }], [], 430),
   ];
 }
 
