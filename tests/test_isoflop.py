@@ -105,13 +105,25 @@ def test_experts_begin_at_a_checkpoint_that_leaves_them_steps(isoflop, branch):
         plan.arm_of(f"small-text4-b{branch}-s0")
 
 
-@pytest.mark.parametrize("name", ["small-text4-b1000-o20-s0", "small-style5-b0-s1", "small-random8-b500-s0"])
+@pytest.mark.parametrize(
+    "name", ["small-text4-b1000-o20-s0", "small-style5-b0-s1", "small-random8-b500-s0", "clips-text3-b600-s0"]
+)
 def test_experts_and_what_they_begin_from_cost_no_more_than_the_one_model(isoflop, name):
     plan = isoflop("plan")
     arm, single = plan.arm_of(name), plan.arm_of(plan.arm_of(name).base)
     assert arm.batch * arm.count == single.batch == single.recipe().batch
     assert arm.branch + arm.steps < single.steps
     assert replace(arm.recipe(), steps=1, batch=1, lr=1) == replace(single.recipe(), steps=1, batch=1, lr=1)
+
+
+def test_experts_may_learn_at_a_share_of_the_one_models_rate(isoflop):
+    plan = isoflop("plan")
+    arm, slow = (plan.arm_of(f"clips-text3-b600{rate}-s0") for rate in ("", "-l58"))
+    assert slow.recipe().lr == pytest.approx(0.58 * arm.recipe().lr)
+    assert replace(slow.recipe(), lr=arm.recipe().lr) == arm.recipe()
+    assert (slow.clustering, slow.base) == (arm.clustering, arm.base)
+    with pytest.raises(plan.PlanError, match="There is no arm"):
+        plan.arm_of("clips-text3-b600-l0-s0")
 
 
 def test_an_overlap_is_the_share_of_samples_from_elsewhere(isoflop, pictures):
@@ -314,15 +326,16 @@ def test_only_pairs_of_an_arms_own_experts_are_switches(isoflop):
     assert not any(switching.switch_of(way, arm) for way in ("0 then 3", "full", "0 then", ""))
 
 
-def test_what_an_expert_errs_alone_is_told_by_whose_cluster_it_is_asked_about(isoflop, clips):
+def test_what_an_expert_errs_alone_is_told_cluster_by_cluster(isoflop, clips):
     data, measure, media = isoflop("data"), isoflop("measure"), isoflop("media")
     labels = torch.arange(2 * GROUPS) % 2
     questions = measure.Questions.of(media.CLIPS, clips, data.TEST, labels)
     off = (questions.batch.labels_B == 1).float()[:, None, None, None, None]
-    (alone,) = questions.alone((questions.truth_NCHW + 2 * off)[None])
-    assert alone["own"] == [0.0] * measure.LEVELS
-    assert alone["others"] == pytest.approx([4.0] * measure.LEVELS, rel=1e-4)
-    assert all(0 < error < 4 for error in alone["all"])
+    first, second = questions.alone(torch.stack([questions.truth_NCHW, questions.truth_NCHW + 2 * off]))
+    assert first["clusters"] == [[0.0] * measure.LEVELS] * 2
+    assert second["clusters"][0] == [0.0] * measure.LEVELS
+    assert second["clusters"][1] == pytest.approx([4.0] * measure.LEVELS, rel=1e-4)
+    assert all(0 < error < 4 for error in second["all"])
 
 
 def test_frames_of_a_clip_are_spread_over_it_and_mirrored_each(isoflop, tmp_path):

@@ -105,12 +105,12 @@ class Questions:
         counts_L = torch.zeros(LEVELS).index_add(0, self.level_N, wanted_N)
         return [round(float(mean), 6) for mean in sums_L / counts_L]
 
-    def alone(self, answers_KNCHW: Tensor) -> list[Errors]:
-        """Return every expert's errors on its own cluster's pictures, on all the others', and on all."""
-        own_KN = [self.batch.labels_B == number for number in range(len(answers_KNCHW))]
+    def alone(self, answers_KNCHW: Tensor) -> list[dict[str, Any]]:
+        """Return every expert's errors by noise level: on each cluster's pictures in turn, and on all."""
+        clusters_KN = [self.batch.labels_B == number for number in range(len(answers_KNCHW))]
         return [
-            {"own": self.errors(answer, own), "others": self.errors(answer, ~own), "all": self.errors(answer)}
-            for answer, own in zip(answers_KNCHW, own_KN, strict=True)
+            {"clusters": [self.errors(answer, own) for own in clusters_KN], "all": self.errors(answer)}
+            for answer in answers_KNCHW
         ]
 
     def _parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -2,9 +2,10 @@
 
 An arm is one model (`small-s0`: size, seed) or experts (`small-text4-b1000-o20-s0`: size, features and number of the
 clusters, the step of the one model that experts begin from (b0: from nothing), the share of an expert's samples that
-come from anywhere (left out: none), seed). Every arm of a size sees as many samples: experts share each step's batch
-(Decentralized Diffusion Models, arXiv 2501.05450, section 4), and what they begin from counts as theirs. A size is one
-of pictures or of clips.
+come from anywhere (left out: none), seed). With `-l58` before the seed, experts learn at 58 % of the one model's rate:
+where three share a batch, a step is then about as noisy as the one model's. Every arm of a size sees as many samples:
+experts share each step's batch (Decentralized Diffusion Models, arXiv 2501.05450, section 4), and what they begin from
+counts as theirs. A size is one of pictures or of clips.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ FEATURES = ("text", "visual", "both", "style", "random")
 ROUTER_STEPS = 200
 ROUTER = {"width": 32, "depth": 1, "heads": 1}
 _NAME = re.compile(
-    r"(?P<size>[a-z]+)(?:-(?P<features>[a-z]+)(?P<count>\d+)-b(?P<branch>\d+)(?:-o(?P<overlap>\d+))?)?-s(?P<seed>\d+)"
+    r"(?P<size>[a-z]+)(?:-(?P<features>[a-z]+)(?P<count>\d+)-b(?P<branch>\d+)"
+    r"(?:-o(?P<overlap>\d+))?(?:-l(?P<rate>[1-9]\d*))?)?-s(?P<seed>\d+)"
 )
 
 
@@ -73,6 +75,7 @@ class Arm:
     count: int = 1
     branch: int = 0
     overlap: float = 0.0
+    rate: float = 1.0
 
     @property
     def medium(self) -> Medium:
@@ -108,7 +111,7 @@ class Arm:
         return Recipe(
             steps=self.steps,
             batch=self.batch,
-            lr=self.medium.lr,
+            lr=self.rate * self.medium.lr,
             warmup_steps=100,
             ema=0.998,
             weight_decay=0.01,
@@ -159,5 +162,5 @@ def arm_of(name: str) -> Arm:
         )
     if branch % size.every or branch >= size.steps - size.every:
         raise PlanError(f"{name!r} begins at no checkpoint: these lie every {size.every} steps, the end excluded.")
-    overlap = int(found["overlap"] or 0) / 100
-    return Arm(name, found["size"], int(found["seed"]), found["features"], count, branch, overlap)
+    overlap, rate = int(found["overlap"] or 0) / 100, int(found["rate"] or 100) / 100
+    return Arm(name, found["size"], int(found["seed"]), found["features"], count, branch, overlap, rate)

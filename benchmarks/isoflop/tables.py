@@ -40,11 +40,11 @@ def drawn_table(drawings: dict[str, dict[str, Any]]) -> str:
     families: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for name, about in drawings.items():
         families[family_of(about["arm"]) if "arm" in about else name, about.get("way", "")].append(about)
-    lines = ["| drawn by | mixed | seeds | Fréchet | kernel x 1000 | retrieval | motion |", "|---" * 7 + "|"]
+    rows = [["drawn by", "mixed", "seeds", "Fréchet", "kernel x 1000", "retrieval", "motion"]]
     for (family, way), some in families.items():
         cells = [_over([about[name] for about in some]) if name in some[0] else "" for name in JUDGEMENTS]
-        lines.append(f"| {' | '.join([f'`{family}`', way, str(len(some)), *cells])} |")
-    return "\n".join(lines)
+        rows.append([f"`{family}`", way, str(len(some)), *cells])
+    return _markdown(rows)
 
 
 def _specialists(family: str, some: list[Result]) -> str:
@@ -54,17 +54,21 @@ def _specialists(family: str, some: list[Result]) -> str:
         next(point["alone"]["test"] for point in result["curve"] if point["step"] == step)
         for result, step in zip(some, steps, strict=True)
     ]
-    told, count = arms[0].medium.told, arms[0].count
-    lines = [f"| `{family}` | own cluster | other clusters | all |", "|---" * 4 + "|"]
-    for number in range(count):
-        cells = [_over([mean(told(experts[number][where])) for experts in alone]) for where in ("own", "others", "all")]
-        lines.append(f"| expert {number} | {' | '.join(cells)} |")
-    heads = [f"then {second}" for second in range(count)]
-    lines += ["", f"| `{family}` | {' | '.join(heads)} |", "|---" * (count + 1) + "|"]
-    for first in range(count):
-        cells = [_over([mean(told(switched(experts, first, second))) for experts in alone]) for second in range(count)]
-        lines.append(f"| {first} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    told, numbers = arms[0].medium.told, range(arms[0].count)
+    rows = [[f"`{family}`", *(f"cluster {number}" for number in numbers), "all"]]
+    for number in numbers:
+        own = [[mean(told(cluster)) for cluster in experts[number]["clusters"]] for experts in alone]
+        every = [mean(told(experts[number]["all"])) for experts in alone]
+        rows.append([f"expert {number}", *(_over(list(cells)) for cells in zip(*own, strict=True)), _over(every)])
+    turns = [[f"`{family}`", *(f"then {second}" for second in numbers)]]
+    for first in numbers:
+        pairs = [[mean(told(switched(experts, first, second))) for second in numbers] for experts in alone]
+        turns.append([str(first), *(_over(list(cells)) for cells in zip(*pairs, strict=True))])
+    return f"{_markdown(rows)}\n\n{_markdown(turns)}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
 def _is_of(about: dict[str, Any], medium: Medium) -> bool:
