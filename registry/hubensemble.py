@@ -25,6 +25,7 @@ from paris.registry.huberrors import HubError, explained
 from paris.registry.hubindex import INDEX, Index, Lying, Newest, described, folder_of
 from paris.registry.hubwriter import Change
 from paris.registry.modelcard import CARD, CardUnit, ensemble_card
+from paris.registry.offline import NOBODY_ASKED, ONCE_ONLINE
 from paris.registry.oms import KEY_STATEMENT, PUBLIC_KEY, SIGNATURE, seal
 from paris.registry.resolve import ResolvedRun, ResolvedUnit
 from paris.registry.store import Store
@@ -98,6 +99,8 @@ def download(repository: str, *, offline: bool = False) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=parts, local_files_only=offline))
     except Exception as error:
+        if offline:
+            raise HubError(f"{repository} was not downloaded before", NOBODY_ASKED, ONCE_ONLINE) from error
         raise explained(error, repository) from error
 
 

@@ -117,8 +117,16 @@ def _downloaded(repository: str, *, offline: bool) -> Path:
     """
     from paris.registry.folder import NOTE
     from paris.registry.hubensemble import download
+    from paris.registry.huberrors import HubError
 
-    folder = download(repository, offline=offline)
+    try:
+        folder = download(repository, offline=offline)
+    except HubError as error:
+        if error.status != 404:
+            raise
+        raise HubError(
+            error.what, error.why, "If you mean a folder: there is none of this name here", status=404
+        ) from error
     if not (folder / NOTE).is_file():
         hint = f"Audit its run by the key that its card names: paris-node audit 'paris://…?hub={repository}'"
         raise UsageError(f"{repository} holds no exported ensemble", f"there is no {NOTE} in it", hint)

@@ -106,7 +106,7 @@ ATTACKS = {
     lost_genesis: ((4, "genesis"), (4, "genesis")),
     flipped_weights: ((3, "cluster-0"), (3, WEIGHTS)),
     truncated_weights: ((3, "cluster-0"), (3, WEIGHTS)),
-    lost_weights: ((4, "nobody serves"), (4, "cluster-0 at step")),
+    lost_weights: ((4, "ABSENT files: nobody serves"), (4, "cluster-0 at step")),
     nan_weights: ((3, "not finite"), (3, "not finite")),
     pickled_weights: ((3, "not a readable safetensors file"), (3, "not a readable safetensors file")),
     missing_config: ((3, CONFIG), (3, CONFIG)),

@@ -254,6 +254,9 @@ def test_a_contributors_repository_is_not_written_over(
 def test_a_repository_that_is_not_there_is_said(hub: LoopbackHub, home: Path) -> None:
     code, shown, _ = command("audit", "ann/nothing", "--home", home)
     assert (code, "ann/nothing is not on the Hub" in shown["message"]) == (4, True)
+    assert "there is none of this name here" in shown["message"]
+    code, shown, _ = command("audit", "ann/nothing", "--home", home, "--offline")
+    assert (code, "ann/nothing was not downloaded before" in shown["message"]) == (4, True)
 
 
 # What the Hub refuses.

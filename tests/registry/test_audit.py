@@ -29,6 +29,7 @@ from paris.protocol.manifest import Manifest, describe
 from paris.registry.audit import audit
 from paris.registry.findings import Audit, UnitAudit
 from paris.registry.library import Library
+from paris.registry.report import html_report
 from paris.registry.resolve import resolve
 from paris.registry.weights import model_files
 
@@ -193,6 +194,7 @@ def test_weights_nobody_serves(library, others_trained):
     assert "nobody serves" in failures(library)["files"]
     report = audited(library)
     assert report.absent, "nothing was found wrong"
+    assert html_report(report, 0).count(">absent<") == 1
     assert unit_of(report).failed() == ()
 
 
