@@ -224,11 +224,8 @@ class TestDrawing:
             assert site.ask("/api/v1/state").json["draws"] is False
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("preset", "kind"), [("micro", "picture"), ("video-micro", "animation")])
-    def test_a_wish_becomes_a_picture_or_clip_with_who_drew_which_step(
-        self, home: Home, tmp_path: Path, preset: str, kind: str
-    ) -> None:
-        ensemble = draw_ensemble(tmp_path / "ensemble", 3, preset)
+    def test_a_wish_becomes_a_clip_with_who_drew_which_step(self, home: Home, tmp_path: Path) -> None:
+        ensemble = draw_ensemble(tmp_path / "ensemble", 3, "video-micro")
         with served(board_of(home, ensembles=(ensemble,))) as site:
             (found,) = site.ask("/api/v1/state").json["studio"]["ensembles"]
             wish = {"ensemble": found["id"], "prompt": "--help", "seed": 7, "steps": 4, "top_k": 1}
@@ -237,7 +234,7 @@ class TestDrawing:
             job = until_drawn(site)
             assert job["state"] == "drawn", job
             piece = next(p for p in site.board.gallery.look() if p.digest == job["digest"]).as_json()
-            assert (piece["kind"], piece["drawn"]["prompt"], piece["drawn"]["seed"]) == (kind, "--help", 7)
+            assert (piece["kind"], piece["drawn"]["prompt"], piece["drawn"]["seed"]) == ("animation", "--help", 7)
             routing = piece["drawn"]["routing"]
             assert routing["experts"] == 3
             assert [sum(step.values()) for step in routing["steps"]] == pytest.approx([1.0] * 4)
