@@ -91,9 +91,10 @@ def audit(
         files, is_folder = Files(html, provenance), Path(what).is_dir()
         if is_folder or REPOSITORY.fullmatch(what):
             asked = publish is not None
-            given = {"--policy": policy, "--light": light, "--peer": peer, "--listen": listen}
+            given: dict[str, object] = {"--policy": policy, "--light": light, "--peer": peer, "--listen": listen}
             given |= {"--publish": asked and publish, "--no-publish": asked and not publish}
-            why = "what lies in it is looked at, all of it, and no peer is asked or told"
+            given |= {"--evaluate": evaluate, "--replay": replay, "--sample": sample}
+            why = "all that lies in it is looked at; it holds nothing to measure by, and no peer is asked or told"
             refuse_beside("a folder" if is_folder else "a repository", given, why, "Leave it out, or give the run key.")
             folder = Path(what) if is_folder else _downloaded(what, offline=offline)
             report = asyncio.run(audit_folder(folder, settings, depth, files))
@@ -182,13 +183,10 @@ async def audit_folder(folder: Path, settings: Settings, depth: Depth, files: Fi
     """Check a fetched ensemble by what lies in its folder alone.
 
     Raises:
-        UsageError: it is none, or something was asked for that a folder cannot give.
+        UsageError: it is none.
     """
     from paris.registry.folder import Fetched
 
-    if depth.evaluate or depth.replay or depth.share is not None:
-        hint = "Audit the run by its key; its files are then fetched from peers."
-        raise UsageError("a folder holds no hold-out data and no training states", "it cannot be measured", hint)
     with tempfile.TemporaryDirectory(prefix="paris-audit-") as scratch:
         fetched = Fetched.open(folder, Path(scratch))
         resolved, report = await fetched.audited(tell_doing, depth)

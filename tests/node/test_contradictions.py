@@ -37,11 +37,21 @@ def test_a_way_to_others_beside_offline(command: tuple[str, ...], options: tuple
 
 @pytest.mark.parametrize(
     "options",
-    [("--policy", "head"), ("--light",), ("--peer", PEER), ("--listen", LOOPBACK), ("--publish",), ("--no-publish",)],
+    [
+        ("--policy", "head"),
+        ("--light",),
+        ("--peer", PEER),
+        ("--listen", LOOPBACK),
+        ("--publish",),
+        ("--no-publish",),
+        ("--evaluate",),
+        ("--replay", "1"),
+        ("--sample", "5%"),
+    ],
     ids=lambda options: options[0],
 )
 @pytest.mark.parametrize("what", ["folder", "repository"])
-def test_an_audit_of_what_was_chosen_already_asks_and_tells_nobody(
+def test_an_audit_of_what_lies_somewhere_whole_measures_asks_and_tells_nothing(
     what: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     code, message = said(tmp_path, "audit", tmp_path if what == "folder" else "ann/foxes", *options)
