@@ -73,7 +73,8 @@ def dashboard(
             board = Board(opened, watches, Gallery((studio.folder, *(show or ()))), studio, examined)
             await serve(board, watches, listening, names)
 
-        examined = _doctor(settings, keys, light=light)
+        peers = [part for address in settings.asked_peers for part in ("--peer", address)]
+        examined = ["--home", str(settings.home), "--listen", settings.listen, *peers]
         listening = open_socket(host, port)
         names = names_of(listening, host)
         url = f"http://{names[0]}/"
@@ -88,13 +89,3 @@ def dashboard(
         if browser and err.is_terminal and (sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}):
             webbrowser.open(url)
         asyncio.run(go())
-
-
-def _doctor(settings: Settings, keys: list[RunKey], *, light: bool) -> list[str]:
-    """How `paris-node doctor` is asked about this home; the run is left to the light client where that is wanted."""
-    peers = [part for address in settings.asked_peers for part in ("--peer", address)]
-    return [
-        *(["--home", str(settings.home), "--listen", settings.listen]),
-        *([] if light else peers),
-        *([str(keys[0])] if keys and not light else []),
-    ]

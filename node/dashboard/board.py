@@ -18,6 +18,7 @@ from paris.node.dashboard.studio import Studio
 from paris.node.dashboard.watch import Watch
 from paris.node.home import Home
 from paris.protocol.errors import ParisError
+from paris.protocol.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class Board:
         watches: The runs shown.
         gallery: Pictures and clips.
         studio: What draws.
-        doctor: Arguments of `paris-node doctor` for this home; None: this machine is not examined.
+        doctor: Arguments of `paris-node doctor` for this home; the first run is added that no light client looks at.
+            None: this machine is not examined.
     """
 
     def __init__(
@@ -112,14 +114,15 @@ class Board:
     def _peer_id(self) -> str | None:
         """This node's name, where it has one: a page that is looked at makes none."""
         try:
-            return self._home.identity().peer_id if self._home.identity_path.exists() else None
+            return Identity.from_libp2p(self._home.identity_path.read_bytes()).peer_id
         except (ParisError, OSError):
             return None
 
     async def _examine(self, arguments: Sequence[str]) -> None:
         """Ask `paris-node doctor`, in a process of its own: what it imports and tries is none of ours."""
+        run = next((str(watch.reachable()) for watch in self._runs if not watch.light), None)
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "paris.node", "doctor", "--json", *arguments),
+            *(sys.executable, "-m", "paris.node", "doctor", "--json", *arguments, *([run] if run else ())),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from paris.node.jobs import Event
-from paris.protocol.errors import UsageError
+from paris.protocol.errors import ParisError, UsageError
 from paris.registry.atomic import write_bytes, write_json
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Studio:
         with TemporaryDirectory(prefix="paris-drawing-") as scratch:
             try:
                 await self._follow(wish, folder, job, Path(scratch))
-            except (OSError, ValueError) as error:
+            except (ParisError, OSError, ValueError) as error:
                 log.warning("drawing failed: %s", error)
                 job |= {"state": "failed", "what": f"drawing failed: {error}", "why": "", "hint": ""}
 

@@ -48,8 +48,8 @@ class Watch:
         every_s: float = LOOK_EVERY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.key, self.looks = key, 0
-        self._settings, self._light, self._every_s, self._clock = settings, light, every_s, clock
+        self.key, self.light = key, light
+        self._settings, self._every_s, self._clock = settings, every_s, clock
         self._home = Home(settings.home)
         self._picture: dict[str, Any] | None = None
         self._seen_s: int | None = None
@@ -90,13 +90,12 @@ class Watch:
             await asyncio.sleep(self._every_s)
 
     async def _look(self) -> None:
-        self.looks += 1
         hints = (*self.key.peers, *self._settings.peers)
-        async with open_library(self._settings, self._reachable(), light=self._light) as library:
+        async with open_library(self._settings, self.reachable(), light=self.light) as library:
             self._picture = await overview(library, self.key, self._home, hints)
         self._seen_s, self._trouble = round(self._clock()), None
 
-    def _reachable(self) -> RunKey:
+    def reachable(self) -> RunKey:
         """The run's key with the addresses of this home's own node, where one runs: it is the nearest to ask."""
         note = last_activity(activity_file(self._home, self.key.run))
         own = tuple(str(address) for address in note["addrs"]) if note and note["running"] and "addrs" in note else ()
