@@ -55,9 +55,6 @@ ROUTINGS = {
 CALIBRATION_ANSWERS = 1500
 RECIPE = ("objective", "batch", "lr", "ema", "weight_decay", "text_dropout")
 
-Errors = dict[str, list[float]]
-"""By way of mixing, the mean squared error of the velocity at each noise level."""
-
 
 @dataclass(frozen=True)
 class Questions:

@@ -29,7 +29,7 @@ class Medium:
         batch: samples of a step, divided among experts.
         lr: learning rate.
         objective: what experts predict.
-        asked: samples of each split that errors are measured on, at most, and questions about each.
+        asked: samples of each split that errors are measured on, at most, and questions about each of them.
         drawings: of each test caption, from different noise.
     """
 
