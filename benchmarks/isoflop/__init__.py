@@ -1,1 +1,1 @@
-"""Experts beside one model at equal training FLOPs, on the packaged pictures or clips. `python -m benchmarks.isoflop --help`."""
+"""Experts beside one model at equal training FLOPs, on pictures or clips. `python -m benchmarks.isoflop --help`."""
