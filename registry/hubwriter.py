@@ -31,6 +31,8 @@ MOST_RACES = 6
 RACE_S = 0.5
 RACE, BUSY = frozenset({409, 412}), frozenset({429, 503})
 """Statuses: somebody else was first; the Hub wants a pause."""
+MADE_BY_HUB = frozenset({".gitattributes"})
+"""What lies in a repository that was only made: nothing of a person. Uploads without their commit are not seen there."""
 
 
 @dataclass(frozen=True)
@@ -179,20 +181,25 @@ class HubWriter:
             return str(self._api.repo_info(repository, repo_type=self._kind).sha)
 
     def _index(self, repository: str, commit: str, run: str) -> Index:
-        """The table of contents as of a commit; an empty one where there is none.
+        """The table of contents as of a commit; an empty one where nothing lies but what the Hub itself put there.
 
         Raises:
-            HubError: the repository belongs to something else, which must not be written over.
+            HubError: the repository holds another run, a table that cannot be read, or files without any table: it
+                belongs to something else, which must not be written over.
         """
+        hint = "give another name"
         kind = "datasets/" if self._kind == "dataset" else ""
         url = f"{self._endpoint}/{kind}{repository}/resolve/{commit}/{INDEX}"
         headers = build_hf_headers(token=self._token, library_name="paris-node")
         answer = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
         if answer.status_code == 404:
+            lying = self._api.list_repo_tree(repository, revision=commit, repo_type=self._kind)
+            if foreign := sorted({entry.path for entry in lying} - MADE_BY_HUB):
+                why = f"it holds {', '.join(foreign[:3])} and no {INDEX}, so it belongs to something else"
+                raise HubError(f"{repository} is not written over", why, hint, lasting=True)
             return Index(run=run)
         if answer.status_code >= 400:
             raise answered(answer.status_code, answer.headers, "", repository)
-        hint = "give another name"
         try:
             index = Index.from_bytes(answer.content[: INDEX_BYTES + 1])
         except VerificationError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hub_run import ANNS, filled, from_hub, publish
 from hub_testing import HubProcess, environment, hub_process, point_client_at
-from huggingface_hub import snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, CURATOR, NetworkSimulator
 from node_support import COMMAND
@@ -249,6 +249,19 @@ def test_a_contributors_repository_is_not_written_over(
     assert len(hub.commits(ANNS)) == 1
     code, shown, _ = command("audit", ANNS, "--home", home)
     assert (code, f"?hub={ANNS}" in shown["message"]) == (2, True)
+
+
+def test_an_ordinary_model_of_the_same_owner_is_not_written_over(hub: LoopbackHub, ensemble: Path, home: Path) -> None:
+    """One typing mistake in the name: nothing of it may be lost."""
+    api, theirs = HfApi(), ("README.md", "model_index.json", "vae/config.json", f"router/{WEIGHTS}")
+    api.create_repo(FOXES)
+    api.create_commit(FOXES, [CommitOperationAdd(path, b"mine") for path in theirs], commit_message="my model")
+    hub.requests.clear()
+    code, shown, told = export(ensemble, home)
+    assert (code, "ann/foxes is not written over" in shown["message"]) == (4, True), told
+    assert "give another name" in shown["message"]
+    assert [hub.read(FOXES, path) for path in theirs] == [b"mine"] * len(theirs)
+    assert not hub.asked("PUT /lfs/")
 
 
 def test_a_repository_that_is_not_there_is_said(hub: LoopbackHub, home: Path) -> None:

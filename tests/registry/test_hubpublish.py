@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hub_run import ANNS, filled, publish, publish_all, writer
 from hub_testing import point_client_at
+from huggingface_hub import CommitOperationAdd, HfApi
 from loopback_hub import LoopbackHub
 from network_simulator import ANN, BEN, NetworkSimulator
 
@@ -16,7 +17,7 @@ from paris.protocol.digests import sha256_of
 from paris.protocol.errors import UnavailableError
 from paris.registry.huberrors import HubError
 from paris.registry.hubindex import INDEX, Index
-from paris.registry.hubwriter import MOST_RACES, Change
+from paris.registry.hubwriter import MOST_RACES, Change, HubWriter
 from paris.registry.modelcard import CARD
 from paris.registry.store import Store
 
@@ -204,8 +205,6 @@ def test_no_token_and_a_wrong_one_are_said_and_never_shown(
 
 
 def test_a_hub_that_is_off_is_said(network: NetworkSimulator) -> None:
-    from paris.registry.hubwriter import HubWriter
-
     with pytest.raises(HubError, match="cannot be reached") as refused:
         HubWriter("http://127.0.0.1:9", "hf_ann").update(ANNS, network.run, lambda _: None)
     assert not refused.value.lasting
@@ -218,6 +217,29 @@ def test_a_repository_of_another_run_is_not_written_over(
     with pytest.raises(HubError, match="holds another run"):
         publish(hub, store, network, chain[-1])
     assert len(hub.commits(ANNS)) == 1
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+@pytest.mark.parametrize("path", ["README.md", "vae/config.json"])
+def test_a_repository_without_a_table_of_contents_is_not_taken_for_an_empty_one(
+    hub: LoopbackHub, network: NetworkSimulator, kind: str, path: str
+) -> None:
+    """Somebody's ordinary model or data set, of the same owner."""
+    api = HfApi(endpoint=hub.endpoint, token="hf_ann")
+    api.create_repo(ANNS, repo_type=kind)
+    api.create_commit(ANNS, [CommitOperationAdd(path, b"mine")], commit_message="mine", repo_type=kind)
+    ours = HubWriter(hub.endpoint, "hf_ann", sleep=lambda _: None, kind=kind)
+    with pytest.raises(HubError, match="is not written over") as refused:
+        ours.update(ANNS, network.run, lambda _: Change("a", {path: b"ours"}))
+    assert (refused.value.lasting, refused.value.hint) == (True, "give another name")
+    assert len(hub.commits(ANNS, f"{kind}s")) == 1
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_repository_that_was_only_made_is_written_to(hub: LoopbackHub, network: NetworkSimulator, kind: str) -> None:
+    HfApi(endpoint=hub.endpoint, token="hf_ann").create_repo(ANNS, repo_type=kind)
+    ours = HubWriter(hub.endpoint, "hf_ann", sleep=lambda _: None, kind=kind)
+    assert ours.update(ANNS, network.run, lambda _: Change("a", {"a.json": b"{}"})).made
 
 
 def test_weights_that_are_gone_are_said(
