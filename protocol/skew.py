@@ -6,6 +6,7 @@ measured and shown.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from paris.protocol.limits import LIMITS
 NOTABLE_S = 10.0
 MOST_ASKED = 8
 """Peers whose clocks are looked at."""
+ABSURD_S = 1e10
+"""No clock is so far from another."""
 CURE = "Set the clock, and let it be kept: `timedatectl set-ntp true`, or automatic time in the system's settings"
 
 
@@ -33,8 +36,9 @@ class Skew:
 
     @classmethod
     def among(cls, offsets_s: Sequence[float]) -> Self | None:
-        """What these offsets say together; None where nobody told the time."""
-        return cls(statistics.median(offsets_s), len(offsets_s)) if offsets_s else None
+        """What these offsets say together; None where nobody told what could be a time."""
+        told = [offset for offset in offsets_s if math.isfinite(offset) and abs(offset) < ABSURD_S]
+        return cls(statistics.median(told), len(told)) if told else None
 
     @property
     def verdict(self) -> str:

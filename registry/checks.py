@@ -188,6 +188,10 @@ def own_cluster(unit: str, leads: Mapping[str, np.ndarray]) -> Check | None:
     own cluster is set against that on every other one: the difference of two independent means, SE from both. Another
     cluster must come out ahead by more than chance to be held against it.
 
+    From three others on, one that answers badly on purpose moves no median far. Of two it does: in a run of three
+    clusters it can convict an honest expert, and asking both to agree would let every wrong cluster through, because
+    the expert whose data it is never sees that lead.
+
     None where nothing can be said: a lead elsewhere that could be chance, or nothing to compare with.
 
     Args:

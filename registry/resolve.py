@@ -326,7 +326,8 @@ class _Look:
             if chained.step != step:
                 raise LineageError(f"the tip says step {step}, the checkpoint {chained.step}")
         except TimeoutError:
-            return f"{digest[:19]}… at step {step}: its lineage did not come in {TIP_S:.0f} s; what came is kept"
+            why = f"its lineage did not come in {TIP_S:.0f} s; what came is kept: look again"
+            return f"{digest[:19]}… at step {step}: {why}"
         except (VerificationError, UnavailableError) as error:
             return f"{digest[:19]}… at step {step}: {error}"
         return chained

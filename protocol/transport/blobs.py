@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
@@ -132,7 +133,14 @@ class BlobStream:
         _, writer = await streams.stream(peer_id, PROTOCOL)
         return cls(peer_id, writer, down)
 
-    async def read(self, digest: str, offset: int, length: int, stall_s: float = STALL_S) -> memoryview:
+    async def read(
+        self,
+        digest: str,
+        offset: int,
+        length: int,
+        stall_s: float = STALL_S,
+        answered: Callable[[], object] = lambda: None,
+    ) -> memoryview:
         """Read a range of a blob; shorter than asked only where the blob ends. The content is not checked here.
 
         What is returned lies in this stream's buffer and holds until its next read.
@@ -142,6 +150,7 @@ class BlobStream:
             offset: First byte.
             length: Most bytes to answer with.
             stall_s: Longest time for 256 KiB.
+            answered: Called when the bytes begin to come.
 
         Raises:
             NotFoundError: The peer does not have it.
@@ -151,6 +160,7 @@ class BlobStream:
         with blaming(self.peer_id, f"less than 256 KiB came in {stall_s:g} s"):
             self._writer.write(request({"digest": digest, "length": length, "offset": offset}))
             size = await self._size(length, stall_s)
+            answered()
             if len(self._buffer) < size:
                 self._buffer = bytearray(size)  # fresh memory for every piece would cost more than copying into it
             data = memoryview(self._buffer)[:size]

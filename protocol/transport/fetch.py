@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 from collections import deque
@@ -33,7 +34,7 @@ Failure = NetworkError | DigestError
 """What can be wrong with a source."""
 
 HEDGE_S = 2.0
-"""After so long without an answer for a small blob somebody else is asked too."""
+"""After so long without the beginning of an answer for a small blob somebody else is asked too."""
 _STREAMS_PER_SOURCE = 4  # pieces are on their way while others are hashed and written; two were measured to be slower
 _STREAMS = 16
 _MOST_RESTS = 8
@@ -117,7 +118,8 @@ async def fetch_blob(
 ) -> bytes:
     """Fetch a small blob whole, from the first provider that gives the right bytes.
 
-    The next provider is asked when one has failed, or has not answered in `HEDGE_S`.
+    The next provider is asked when one has failed, or when none has begun to answer in `HEDGE_S`: a slow line is not
+    shared by several copies.
 
     Args:
         streams: Our host.
@@ -137,20 +139,23 @@ async def fetch_blob(
     async def ask(peer_id: str) -> bytes:
         with courtesy.minding(peer_id):
             async with courtesy.room(peer_id), await BlobStream.open(streams, peer_id, down) as stream:
-                data = bytes(await stream.read(digest, 0, limit_bytes + 1, stall_s))
+                begun = functools.partial(answering.add, peer_id)
+                data = bytes(await stream.read(digest, 0, limit_bytes + 1, stall_s, begun))
         _check_blob(data, digest, limit_bytes, peer_id)
         return data
 
     failures: dict[str, Failure] = {}
+    answering: set[str] = set()
     left, asked = deque(courtesy.choose(_others(streams, providers))), dict[asyncio.Task[bytes], str]()
     try:
         while left or asked:
-            if left:
+            if left and not answering:
                 peer_id = left.popleft()
                 asked[asyncio.create_task(ask(peer_id))] = peer_id
             done, _ = await asyncio.wait(asked, timeout=HEDGE_S if left else None, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 peer_id = asked.pop(task)
+                answering.discard(peer_id)
                 try:
                     return task.result()
                 except (NetworkError, DigestError) as error:

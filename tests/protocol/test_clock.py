@@ -135,3 +135,8 @@ def test_an_offset_in_words(offset_s, verdict, words):
     assert words in str(skew)
     assert "that of 1 peer" in str(Skew(offset_s, 1))
     assert "timedatectl" in CURE
+
+
+def test_one_node_with_an_absurd_time_moves_nothing():
+    assert Skew.among([1e18, 0.5, 0.7]) == Skew(0.6, 2)
+    assert Skew.among([float("nan"), float("inf")]) is None

@@ -96,7 +96,7 @@ def test_a_peer_that_takes_a_request_and_says_nothing_holds_up_no_small_blob(tmp
     monkeypatch.setattr(fetch, "HEDGE_S", 0.1)
 
     async def scene():
-        async with swarm_of(tmp_path, 1, 2) as (server, client), provider("stall", 75, file, client.addrs[0]) as bad:
+        async with swarm_of(tmp_path, 1, 2) as (server, client), provider("silent", 75, file, client.addrs[0]) as bad:
             await serve(server, FileSource({digest: file}))
             forever = 1e6
             assert await fetch_blob(client, digest, [bad, server.peer_id], stall_s=forever) == CONTENT[:5000]

@@ -1,8 +1,9 @@
 """A blob provider on loopback that misbehaves, in a process of its own.
 
 Usage: liar.py BEHAVIOUR SEED FILE ADDRESS. Prints its first address when ready, ends with stdin.
-Behaviours: honest, lie (one wrong bit), truncate (announce all, send half, close cleanly), stall (send half, then
-nothing), endless (announce more than asked), babble (no answer of ours), deny (has nothing), die (exit after half).
+Behaviours: honest, silent (takes requests), lie (one wrong bit), truncate (announce all, send half, close cleanly),
+stall (send half, then nothing), endless (announce more than asked), babble (no answer of ours), deny (has nothing),
+die (exit after half).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def handler(behaviour: str, content: bytes):
         while True:
             size = int.from_bytes(await reader.readexactly(4), "big")
             request = json.loads(await reader.readexactly(size))
+            if behaviour == "silent":
+                await asyncio.Event().wait()
             data = bytearray(content[request["offset"] : request["offset"] + request["length"]])
             half = len(data) // 2
             if behaviour == "lie":
