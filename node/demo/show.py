@@ -188,7 +188,8 @@ def _half_way(table: Rows, nodes: list[NodeProcess]) -> NodeProcess | None:
 async def _use(scene: Scene, key: RunKey, out: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What a stranger does with nothing but the run key: fetch, draw, audit, each as its own command."""
     home, log = ("--home", str(out / "homes" / "visitor"), "--listen", LOOPBACK), out / "logs" / "visitor.log"
-    ensemble, drawing = str(out / "ensemble"), [*scene.prompts, "--out", str(out / scene.grid)]
+    ensemble = str(out / "ensemble")
+    drawing = [*scene.prompts, "--guidance", str(scene.guidance), "--out", str(out / scene.grid)]
     if scene.sheet:
         drawing += ["--sheet", str(out / scene.sheet)]
     fetched = await _told(
