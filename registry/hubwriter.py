@@ -32,7 +32,7 @@ RACE_S = 0.5
 RACE, BUSY = frozenset({409, 412}), frozenset({429, 503})
 """Statuses: somebody else was first; the Hub wants a pause."""
 MADE_BY_HUB = frozenset({".gitattributes"})
-"""What lies in a repository that was only made: nothing of a person. Uploads without their commit are not seen there."""
+"""What lies in a repository that was only made. Weights that were uploaded without their commit are not seen there."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from paris.node.cli.options import (
     PolicyOption,
     refuse_beside,
     refuse_network_offline,
+    stay_off_the_hub,
 )
 from paris.node.console import emit, err, errors_to_exit_codes, tell_doing
 from paris.node.settings import Settings
@@ -94,6 +95,7 @@ def audit(
             given: dict[str, object] = {"--policy": policy, "--light": light, "--peer": peer, "--listen": listen}
             given |= {"--publish": asked and publish, "--no-publish": asked and not publish}
             given |= {"--evaluate": evaluate, "--replay": replay, "--sample": sample}
+            given |= {"--offline": offline and is_folder}
             why = "all that lies in it is looked at; it holds nothing to measure by, and no peer is asked or told"
             refuse_beside("a folder" if is_folder else "a repository", given, why, "Leave it out, or give the run key.")
             folder = Path(what) if is_folder else _downloaded(what, offline=offline)
@@ -101,6 +103,7 @@ def audit(
         else:
             if offline:
                 refuse_network_offline(light=light, peer=peer, listen=listen)
+                stay_off_the_hub()
             key, wish = RunKey.parse(what), Wish(policy or "", offline=offline)
             telling = publish is not False
             report = asyncio.run(audit_run(key, settings, depth, files, wish, publish=telling, light=light))

@@ -26,6 +26,7 @@ from paris.node.cli.options import (
     RunKeyArgument,
     UpOption,
     refuse_network_offline,
+    stay_off_the_hub,
 )
 from paris.node.console import emit, err, errors_to_exit_codes, out, progress_bar, short
 from paris.node.settings import Settings
@@ -63,7 +64,8 @@ def fetch(
         from paris.registry.selection import Wish
 
         if offline:
-            refuse_network_offline(light=light, peer=peer, listen=listen)
+            refuse_network_offline(light=light, peer=peer, listen=listen, up=up, down=down)
+            stay_off_the_hub()
         key, wish = RunKey.parse(run), Wish(policy or "", at or "", experts or "", offline)
         folder = to or Path(f"paris-{key.hex[:10]}")
         stands_in_it = folder.resolve() == Path.cwd()

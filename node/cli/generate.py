@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +27,7 @@ from paris.node.cli.options import (
     PeerOption,
     PolicyOption,
     refuse_network_offline,
+    stay_off_the_hub,
 )
 from paris.node.console import emit, err, errors_to_exit_codes, out, printable
 from paris.node.settings import Settings
@@ -114,7 +114,7 @@ def generate(
         settings = Settings.load(home=home, peers=peer, listen=listen)
         if offline:
             refuse_network_offline(peer=peer, listen=listen)
-            os.environ["HF_HUB_OFFLINE"] = "1"  # text encoders are taken as they were kept, too
+            stay_off_the_hub()
         for written in (file, trace, sheet):
             if written is not None and written.is_dir():
                 raise UsageError(f"{written} is a folder", hint="Give --out, --trace and --sheet the name of a file.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -64,11 +65,23 @@ def refuse_beside(other: str, given: Mapping[str, object], why: str, hint: str) 
         raise UsageError(f"{' and '.join(named)} cannot be used with {other}", why, hint)
 
 
-def refuse_network_offline(*, light: bool = False, peer: list[str] | None = None, listen: str | None = None) -> None:
-    """Refuse what names a way to others beside --offline.
+def refuse_network_offline(
+    *,
+    light: bool = False,
+    peer: list[str] | None = None,
+    listen: str | None = None,
+    up: str | None = None,
+    down: str | None = None,
+) -> None:
+    """Refuse what names a way to others, or how fast to use it, beside --offline.
 
     Raises:
         UsageError: Some of it was given.
     """
-    given = {"--light": light, "--peer": peer, "--listen": listen}
+    given = {"--light": light, "--peer": peer, "--listen": listen, "--up": up, "--down": down}
     refuse_beside("--offline", given, "--offline asks nobody", "Leave one of the two out.")
+
+
+def stay_off_the_hub() -> None:
+    """Have the Hub's client take what it kept, text encoders too, and ask nobody: it reads this when it is imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"

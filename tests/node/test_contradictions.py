@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from test_starting import COMMAND, imported
 from typer.testing import CliRunner
 
 from paris.node.cli.app import app
@@ -13,6 +14,12 @@ from paris.node.cli.app import app
 RUN = "paris://" + "0" * 64
 PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDqXSWvV53X4Brd2tAHvnTt2wppht6DjoEJQFmbvVNsub"
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+AT_THE_END = """
+def tell():
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    sys.modules["hub-is-off" if HF_HUB_OFFLINE else "hub-is-on"] = sys
+atexit.register(tell)
+"""
 
 
 def said(folder: Path, *arguments: object) -> tuple[int, str]:
@@ -33,6 +40,19 @@ def test_a_way_to_others_beside_offline(command: tuple[str, ...], options: tuple
     assert code == 2
     named = " and ".join(word for word in options if word.startswith("--"))
     assert message.startswith(f"{named} cannot be used with --offline")
+
+
+@pytest.mark.parametrize("option", ["--up", "--down"])
+def test_a_rate_beside_offline(option: str, tmp_path: Path) -> None:
+    code, message = said(tmp_path, "fetch", RUN, "--offline", option, "2MB/s")
+    assert code == 2
+    assert message.startswith(f"{option} cannot be used with --offline")
+
+
+def test_an_audit_of_a_folder_offline_says_nothing_that_it_is_not_anyway(tmp_path: Path) -> None:
+    code, message = said(tmp_path, "audit", tmp_path, "--offline")
+    assert code == 2
+    assert message.startswith("--offline cannot be used with a folder")
 
 
 @pytest.mark.parametrize(
@@ -81,8 +101,23 @@ def test_a_typing_mistake_is_named(arguments: tuple[str, ...], words: str, tmp_p
 def test_an_empty_home_offline_says_what_to_do_with_exit_code_4(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # whatever `generate` sets ends with the test
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # whatever the command sets ends with the test
     code, message = said(tmp_path, *command, "--offline")
     assert code == 4
     assert "genesis" in message
     assert "Run the command once without --offline" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [("fetch", RUN), ("audit", RUN, "--evaluate"), ("generate", RUN, "a fox")],
+    ids=lambda command: command[0],
+)
+def test_offline_the_hub_is_not_even_asked_for_a_text_encoder(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub's client reads this once, when it is imported: the command must have said it before."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    told = imported(tmp_path, AT_THE_END + COMMAND, *command, "--offline")
+    assert told & {"hub-is-off", "hub-is-on"} == {"hub-is-off"}

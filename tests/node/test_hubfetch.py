@@ -100,8 +100,9 @@ def without_sockets(*arguments: object) -> tuple[int, Any, str]:
 
 @pytest.mark.slow
 def test_what_was_fetched_is_laid_out_audited_and_drawn_with_without_a_socket(
-    hub: LoopbackHub, network: NetworkSimulator, right: set[str], tmp_path: Path
+    hub: LoopbackHub, network: NetworkSimulator, right: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # whatever the command sets ends with the test
     key = RunKey(network.run, hub=CURATORS)
     code, said, told = fetch(hub, key, tmp_path / "ensemble")
     assert code == 0, told
