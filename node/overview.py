@@ -34,13 +34,26 @@ async def look(
 ) -> tuple[ResolvedRun, dict[str, tuple[Claim, ...]], dict[str, str]]:
     """Read every record of a run and verify what it points to: lineages, claims, peers' names. Measures nothing."""
     names = await peer_names(library, run)
+    return *await _lineages_and_claims(library, run, charter, names), names
+
+
+async def _lineages_and_claims(
+    library: Library, run: str, charter: Charter, names: Mapping[str, str]
+) -> tuple[ResolvedRun, dict[str, tuple[Claim, ...]]]:
     resolved = await resolve(library, run, tuple(names), charter=charter)
-    return resolved, await claims_of(library, run, charter.genesis.units()), names
+    return resolved, await claims_of(library, run, charter.genesis.units())
 
 
 async def peer_names(library: Library, run: str) -> dict[str, str]:
     """What the peers that announced themselves for a run call themselves, by peer id."""
-    announced = [r for r in await library.records("peer", run) if isinstance(r, PeerRecord)]
+    return _names(await _announced(library, run))
+
+
+async def _announced(library: Library, run: str) -> list[PeerRecord]:
+    return [r for r in await library.records("peer", run) if isinstance(r, PeerRecord)]
+
+
+def _names(announced: Sequence[PeerRecord]) -> dict[str, str]:
     return {r.signer: r.agent.partition(" ")[2] for r in announced}
 
 
@@ -67,18 +80,19 @@ async def overview(library: Library, key: RunKey, home: Home, hints: Sequence[st
     genesis = await load_genesis(library, run, hints=hints)
     governance = await Governance.recall(library, run, genesis, home.charter(run))
     troubles: list[str] = []
+    announced = await _announced(library, run)
+    names = _names(announced)
     try:
-        await governance.refresh(now_s(), tuple(await peer_names(library, run)))
+        await governance.refresh(now_s(), tuple(names))
     except UnavailableError as error:
         troubles.append(f"what the curators say now could not be fetched: {error}")
     charter = governance.charter
-    resolved, claims, names = await look(library, run, charter)
+    resolved, claims = await _lineages_and_claims(library, run, charter, names)
     units = rows(resolved, claims, names)
     verdicts = await asyncio.gather(*(library.records("verdict", run, unit) for unit in resolved.units))
     for row, found in zip(units, verdicts, strict=True):
         measured = [record for record in found if isinstance(record, Verdict)]
         row.update(_history(resolved.units[row["unit"]], names, measured), **_pace(row, resolved))
-    announced = [r for r in await library.records("peer", run) if isinstance(r, PeerRecord)]
     return {
         "run": str(key),
         "name": genesis.name,
