@@ -1,7 +1,7 @@
 """What the node of a home is doing for a run, on disk: for whoever looks at the home while it runs, and after it died.
 
-It is one file a run, `<home>/activity/<run>.json`, written when something changes; of training steps, one every few
-seconds.
+It is one file a run, `<home>/activity/<run>.json`, written when something changes; of what comes many times a second,
+steps of training and samples that are prepared, at most every few seconds.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ _FIELDS: Final = {
     "left": (),
 }
 """What is kept of each event of a contributor; the event itself is what the node is doing."""
+_OFTEN: Final = frozenset({"step", "prepare"})
+"""Events that say how far what goes on has come: not worth a write each, which waits for the disk."""
 
 
 class Activity:
     """One running node's note of what it does.
 
-    Contract: a note that cannot be written is told once and harms nothing; training never waits for it.
+    Contract: a note that cannot be written is told once and harms nothing. `hear` waits for the disk when it writes:
+    once every few seconds while steps and samples go by, else for every event.
 
     Args:
         path: See `activity_file`.
@@ -65,7 +68,7 @@ class Activity:
             self._become(event, fields)
         else:
             return
-        if event != "step" or not 0 <= self._clock() - self._written_s < WRITE_EVERY_S:
+        if event not in _OFTEN or not 0 <= self._clock() - self._written_s < WRITE_EVERY_S:
             self._write()
 
     def _become(self, event: str, fields: dict[str, Any]) -> None:
@@ -76,7 +79,7 @@ class Activity:
                 del self._note["curve"][1::2]
         elif event in {"claiming", "training"} and self._note.get("unit") != fields["unit"]:
             self._note["curve"].clear()
-        if event not in {"step", "prepare"}:
+        if event not in _OFTEN:
             for name in ("reason", "per_s", "done"):
                 self._note.pop(name, None)
         self._note |= {"doing": event, **kept}
