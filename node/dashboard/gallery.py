@@ -67,7 +67,7 @@ class Gallery:
     """The newest pictures and clips in some folders, not in folders below them.
 
     Contract: what `find` returns was hashed and has not changed since; links and large files are never looked at. Every
-    file is read once. Calls come from one thread at a time.
+    file is read once until it changes, one that cannot be shown too. Calls come from one thread at a time.
 
     Args:
         folders: Where to look; one that is not there is empty.
@@ -76,12 +76,14 @@ class Gallery:
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
         self._pieces: dict[Path, Piece] = {}
+        self._refused: dict[Path, tuple[int, int]] = {}
 
     def look(self) -> list[Piece]:
         """Look at the folders anew, newest first."""
         files = sorted(self._files(), key=lambda file: -file[1])[:MOST_FILES]
         pieces = {path: self._piece(path, changed_ns, size) for path, changed_ns, size in files}
         self._pieces = {path: piece for path, piece in pieces.items() if piece}
+        self._refused = {path: (changed_ns, size) for path, changed_ns, size in files if not pieces[path]}
         return list({piece.digest: piece for piece in self._pieces.values()}.values())
 
     def find(self, digest: str) -> Piece | None:
@@ -102,8 +104,10 @@ class Gallery:
         known = self._pieces.get(path)
         if known and (known.changed_ns, known.size_bytes) == (changed_ns, size_bytes):
             return known
+        if self._refused.get(path) == (changed_ns, size_bytes):
+            return None
         try:
-            digest, kind = hashlib.sha256(path.read_bytes()).hexdigest(), _kind(path)
+            kind, digest = _kind(path), hashlib.sha256(path.read_bytes()).hexdigest()
         except (OSError, ValueError, SyntaxError) as error:
             log.info("%s is not shown: %s", path, error)
             return None
