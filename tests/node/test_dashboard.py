@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dashboard_support import Site, board_of, command, served
+from network_simulator import ANN, NetworkSimulator
 from node_support import draw_ensemble
 from PIL import Image
 from test_starting import COMMAND, COMPUTING, imported
@@ -18,10 +22,15 @@ from typer.testing import CliRunner
 
 from paris.node.activity import MOST_POINTS, Activity, last_activity
 from paris.node.cli.app import app
+from paris.node.dashboard.gallery import Gallery
 from paris.node.dashboard.serve import is_private, names_of, open_socket
 from paris.node.dashboard.watch import known_runs
 from paris.node.home import Home
+from paris.node.overview import overview
 from paris.protocol.errors import ResourceError, UsageError
+from paris.protocol.records import Record
+from paris.registry.library import Library
+from paris.registry.runkey import RunKey
 
 WISH = {"ensemble": "nothing", "prompt": "a red fox"}
 
@@ -164,6 +173,22 @@ class TestFiles:
             if path.name not in {"still.png", "moves.webp"}:
                 assert site.ask(f"/media/{hashlib.sha256(path.read_bytes()).hexdigest()}").status == 404
 
+    def test_a_broken_picture_is_read_once_and_never_hashed_until_it_is_another(
+        self, pictures_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broken, opened, hashed = pictures_folder / "broken.png", [], []
+        broken.write_bytes(b"no picture")
+        open_image, read_bytes = Image.open, Path.read_bytes
+        monkeypatch.setattr(Image, "open", lambda path: opened.append(Path(path).name) or open_image(path))
+        monkeypatch.setattr(Path, "read_bytes", lambda path: hashed.append(path.name) or read_bytes(path))
+        gallery = Gallery([pictures_folder])
+        for _ in range(3):
+            assert {piece.path.name for piece in gallery.look()} == {"still.png", "moves.webp"}
+        assert (opened.count("broken.png"), hashed.count("broken.png")) == (1, 0)
+        Image.new("RGB", (9, 9), "green").save(broken)
+        assert "broken.png" in {piece.path.name for piece in gallery.look()}
+        assert sorted(opened) == ["broken.png", "broken.png", "moves.webp", "still.png"]
+
     def test_a_file_that_became_another_is_not_sent_under_the_old_digest(
         self, site: Site, pictures_folder: Path
     ) -> None:
@@ -191,6 +216,26 @@ class TestFiles:
 
 
 class TestDrawing:
+    @pytest.mark.skipif(not shutil.which("node"), reason="Node.js runs the page's own function")
+    def test_a_refusal_is_shown_in_the_words_and_with_the_status_of_whoever_refused(self, shared: Site) -> None:
+        refused = (
+            shared.wish(WISH, X_Paris_Token="of an earlier start"),  # in text, before the studio is asked
+            shared.wish({**WISH, "prompt": "x" * 20_000}),
+            shared.wish(WISH),  # in JSON
+            shared.wish({**WISH, "steps": 0}),
+        )
+        answers = json.dumps([[answer.body.decode(), answer.status] for answer in refused])
+        show = f"for (const [said, status] of {answers}) console.log(await refusal(new Response(said, {{ status }})));"
+        script = shared.ask("/static/dom.js").body.decode() + show
+        run = ["node", "--input-type=module"]
+        done = subprocess.run(run, input=script, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.splitlines() == [
+            "The page is from an earlier start: load it again. (403)",
+            "That is too much to ask for. (413)",
+            f"{refused[2].json['detail']} (404)",
+            "The words or one of the settings are not among what can be drawn (422).",
+        ]
+
     @pytest.mark.parametrize(
         "wish",
         [
@@ -333,6 +378,17 @@ class TestActivity:
         activity.hear("left")
         assert last_activity(path)["running"] is False
 
+    def test_a_flood_of_prepared_samples_is_not_a_write_each(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moment, path, written = [1000.0], tmp_path / "note.json", []
+        monkeypatch.setattr("paris.node.activity.write_json", lambda *_: written.append(moment[0]))
+        activity = Activity(path, "sha256:" + "0" * 64, lambda: moment[0])
+        for done in range(80):
+            activity.hear("prepare", unit="router", done=done)
+            moment[0] += 0.125
+        assert written == [1000.0, 1003.0, 1006.0, 1009.0]
+
     def test_a_long_training_keeps_a_short_curve_with_its_ends(self, tmp_path: Path) -> None:
         activity = Activity(tmp_path / "note.json", "sha256:" + "0" * 64, lambda: 1000.0)
         for step in range(3 * MOST_POINTS):
@@ -355,6 +411,22 @@ class TestActivity:
         (tmp_path / "file").touch()
         Activity(tmp_path / "file" / "note.json", "sha256:" + "0" * 64).hear("complete", units=1)
         assert last_activity(tmp_path / "file" / "note.json") is None
+
+
+def test_one_look_asks_for_the_peers_of_a_run_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NetworkSimulator()
+    network.greet(ANN)
+    library, asked, records = Library(home.store, network), [], network.records
+
+    async def counted(kind: str, run: str, slot: str) -> list[Record]:
+        asked.append(kind)
+        return await records(kind, run, slot)
+
+    library.store.put_bytes(network.bytes_of(network.run))
+    monkeypatch.setattr(network, "records", counted)
+    seen = asyncio.run(overview(library, RunKey(network.run), home, ()))
+    assert [node["peer"] for node in seen["nodes"]] == [ANN.peer_id]
+    assert asked.count("peer") == 1
 
 
 def test_a_home_knows_the_runs_it_has_had_to_do_with_and_no_others(home: Home) -> None:

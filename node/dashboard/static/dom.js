@@ -96,6 +96,19 @@ export function tinted(element, text) {
   return element;
 }
 
+/** Why a drawing was refused, as a sentence: the studio says it as JSON, what stands before it as text. */
+export async function refusal(answer) {
+  if (answer.status === 422) return "The words or one of the settings are not among what can be drawn (422).";
+  let said = await answer.text().catch(() => "");
+  try {
+    const { detail } = JSON.parse(said);
+    if (typeof detail === "string") said = detail;
+  } catch {
+    // The text itself is the sentence.
+  }
+  return `${said || "That cannot be drawn."} (${answer.status})`;
+}
+
 /** Text to take along, with a button that copies it. */
 export function copyable(text, label) {
   const button = h("button", { type: "button", class: "quiet", "data-key": `copy ${text}`, "aria-label": `Copy ${label}` }, "Copy");

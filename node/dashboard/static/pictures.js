@@ -1,7 +1,7 @@
 // Pictures and clips, and a form to have more drawn. A clip plays while it is seen, unless who looks wants less motion.
 
 import { routingStrip } from "./charts.js";
-import { ago, byId, h, show } from "./dom.js";
+import { ago, byId, h, refusal, show } from "./dom.js";
 
 const shown = new Map();
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -127,9 +127,7 @@ async function draw(fields, ensembles, refresh) {
   const token = document.querySelector("meta[name=paris-token]").content;
   const answer = await fetch("/api/v1/draw", { method: "POST", headers: { "content-type": "application/json", "x-paris-token": token }, body: JSON.stringify(wish) }).catch(() => null);
   if (answer?.ok) return refresh();
-  const said = await answer?.json().catch(() => null);
-  const text = !answer ? "The dashboard does not answer." : typeof said?.detail === "string" ? said.detail : `That cannot be drawn ().`;
-  byId("job").replaceChildren(h("p", { class: "bad" }, text));
+  byId("job").replaceChildren(h("p", { class: "bad" }, answer ? await refusal(answer) : "The dashboard does not answer."));
 }
 
 function progress(job) {
