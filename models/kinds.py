@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 from paris.models.networks import network_config
@@ -15,6 +16,10 @@ from paris.models.networks import network_config
 EXPERTS: Final = {"DiT": "paris.models.dit", "VideoExpert": "paris.models.video"}
 ROUTERS: Final = {"Router": "paris.models.router", "VideoRouter": "paris.models.video_router"}
 """Module of every class."""
+
+_importing = Lock()
+"""diffusers puts another module in its own place when its import ends: who came meanwhile, from another thread, is left
+with one in which nothing is found."""
 
 
 def kind_in(folder: Path, kinds: Mapping[str, str]) -> Any:
@@ -44,4 +49,5 @@ def latent_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _class(name: str, kinds: Mapping[str, str]) -> Any:
-    return getattr(import_module(kinds[name]), name)
+    with _importing:
+        return getattr(import_module(kinds[name]), name)
